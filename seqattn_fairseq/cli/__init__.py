@@ -1,0 +1,1 @@
+"""The ``seqattn`` command: thin, one file per command."""

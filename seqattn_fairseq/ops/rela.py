@@ -1,0 +1,139 @@
+"""Rectified linear attention, ReLA (Zhang, Titov, Sennrich 2021).
+
+Weights are relu(scores): no softmax, no division by their sum; the heads are joined and
+normalised by their root mean square instead.
+
+Shapes: B batch, H heads, T queries, S keys, d head width, C = H d. Queries arrive scaled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seqattn_fairseq.ops.backend import select
+from seqattn_fairseq.ops.masking import hidden_pairs
+
+
+def _squared_relu(scores: Tensor) -> Tensor:
+    return F.relu(scores).square()
+
+
+def _identity(scores: Tensor) -> Tensor:
+    return scores
+
+
+# All map 0 to 0, so that a hidden score of 0 is a weight of 0.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "relu2": _squared_relu,
+    "gelu": F.gelu,
+    "leaky_relu": F.leaky_relu,
+    "identity": _identity,
+}
+
+
+def rela_weights(
+    q_BHTd: Tensor,
+    k_BHSd: Tensor,
+    padding_mask_BS: Tensor | None,
+    causal: bool,
+    activation: str = "relu",
+) -> Tensor:
+    """Return the (B, H, T, S) weights: the activation of each visible score, 0 elsewhere.
+
+    They are not a distribution; a row may be all zero ("null attention").
+    """
+    scores = q_BHTd @ k_BHSd.transpose(-1, -2)
+    hidden = hidden_pairs(scores, padding_mask_BS, causal)
+    # a select, not a product with 0: an infinite score must not become NaN
+    visible = scores if hidden is None else scores.masked_fill(hidden, 0.0)
+    return ACTIVATIONS[activation](visible)
+
+
+def _torch_form(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    dropout: float,
+    activation: str,
+) -> Tensor:
+    if mask is not None:
+        # A zero key scores 0 and weighs 0, so padding costs no pass over the T x S scores.
+        k = k.masked_fill(mask[:, None, :, None], 0.0)
+    weights = rela_weights(q, k, None, causal, activation)
+    if dropout:
+        weights = F.dropout(weights, dropout)
+    if weights.dtype == torch.float16:
+        # unnormalised sums overflow float16
+        return weights.float() @ v.float()
+    return weights @ v
+
+
+def rela_attention_reference(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    dropout: float,
+    activation: str,
+) -> Tensor:
+    """Return ReLA's weighted sum one query at a time: obvious, slow, exact in float64."""
+    rows = []
+    for t in range(q.size(2)):
+        weights = ACTIVATIONS[activation](torch.einsum("bhd,bhsd->bhs", q[:, :, t], k))
+        if mask is not None:
+            weights = weights.masked_fill(mask[:, None, :], 0.0)
+        if causal:
+            future = torch.arange(k.size(2), device=k.device) > k.size(2) - q.size(2) + t
+            weights = weights.masked_fill(future, 0.0)
+        rows.append(torch.einsum("bhs,bhsd->bhd", F.dropout(weights, dropout), v))
+    return torch.stack(rows, dim=2)
+
+
+_FORMS = {"reference": rela_attention_reference, "torch": _torch_form}
+
+
+def rela_attention(
+    q_BHTd: Tensor,
+    k_BHSd: Tensor,
+    v_BHSd: Tensor,
+    padding_mask_BS: Tensor | None = None,
+    causal: bool = False,
+    dropout: float = 0.0,
+    activation: str = "relu",
+) -> Tensor:
+    """Return the (B, H, T, d) weighted sums; float32 for float16 input, else the input's dtype.
+
+    Args:
+        q_BHTd: queries, already multiplied by d^-0.5.
+        k_BHSd: keys.
+        v_BHSd: values.
+        padding_mask_BS: True at keys nobody may see; None if there are none.
+        causal: query t sees the keys up to S - T + t only.
+        dropout: probability of dropping a weight.
+        activation: a name in ``ACTIVATIONS``.
+    """
+    form = select("ReLA", _FORMS)
+    out: Tensor = form(q_BHTd, k_BHSd, v_BHSd, padding_mask_BS, causal, dropout, activation)
+    return out
+
+
+def rms_norm(h_BTC: Tensor, scale_C: Tensor, gate_C: Tensor | None, eps: float) -> Tensor:
+    """Return scale * h / rms(h), times sigmoid(gate * h) if there is a gate.
+
+    rms(h) = sqrt(mean over C of h^2 + eps). ReLA-i has no gate; ReLA-g has one, and it reads the
+    un-normalised h. Everything is computed in at least float32: in float16 the squares overflow
+    and an eps of 1e-8 vanishes.
+    """
+    h = h_BTC.to(torch.promote_types(h_BTC.dtype, torch.float32))
+    out = scale_C.to(h.dtype) * h * (h.square().mean(dim=-1, keepdim=True) + eps).rsqrt()
+    if gate_C is not None:
+        out = torch.sigmoid(gate_C.to(h.dtype) * h) * out
+    return out

@@ -1,0 +1,158 @@
+"""Multi-head attention as a mixer: what softmax, ReLA and their peers share.
+
+A variant brings ``attend``; projections, heads, caches and the three places are here.
+
+Shapes: B batch, R rows (hypotheses), T queries, S keys, C width, H heads, d = C / H.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import Enum
+
+from torch import Tensor, nn
+
+from seqattn_fairseq.transformer.cache import KeyValueCache, Memory, MemoryCache
+
+
+class Site(str, Enum):
+    """The three places of an encoder-decoder Transformer where positions are mixed."""
+
+    ENCODER_SELF = "encoder_self"
+    DECODER_SELF = "decoder_self"
+    CROSS = "cross"
+
+
+# site -> one (B, H, T, S) tensor of pre-dropout weights per layer
+AttentionLog = dict[str, list[Tensor]]
+
+
+class MultiheadAttention(nn.Module):
+    """Query, key, value and output projections around an attention function.
+
+    Parameters are named, shaped and initialised as in fairseq's MultiheadAttention.
+
+    Args:
+        site: where it stands; decides causality and what the keys are.
+        embed_dim: C of the queries and the output.
+        num_heads: H.
+        memory_dim: width of the keys' and values' source, if not C.
+        dropout: dropout of attention weights.
+    """
+
+    def __init__(
+        self,
+        site: Site,
+        embed_dim: int,
+        num_heads: int,
+        memory_dim: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        memory_dim = embed_dim if memory_dim is None else memory_dim
+        self.site = site
+        self.causal = site is Site.DECODER_SELF
+        self.num_heads = num_heads
+        self.scaling = (embed_dim // num_heads) ** -0.5
+        self.dropout = dropout
+        self.retain_dropout = False
+        self.k_proj = nn.Linear(memory_dim, embed_dim)
+        self.v_proj = nn.Linear(memory_dim, embed_dim)
+        self.q_proj = nn.Linear(embed_dim, embed_dim)
+        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.reset_parameters(1 / math.sqrt(2) if memory_dim == embed_dim else 1.0)
+
+    def reset_parameters(self, gain: float) -> None:
+        """Initialise: Glorot uniform, with ``gain`` for queries, keys and values."""
+        for projection in (self.q_proj, self.k_proj, self.v_proj):
+            nn.init.xavier_uniform_(projection.weight, gain=gain)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def attend(
+        self,
+        q_BHTd: Tensor,
+        k_BHSd: Tensor,
+        v_BHSd: Tensor,
+        padding_mask_BS: Tensor | None,
+        dropout: float,
+    ) -> Tensor:
+        """Return the joined heads (B, T, C); the queries are scaled. A variant's own part."""
+        raise NotImplementedError(f"{type(self).__name__} does not define attend()")
+
+    def weights(self, q_BHTd: Tensor, k_BHSd: Tensor, padding_mask_BS: Tensor | None) -> Tensor:
+        """Return the (B, H, T, S) pre-dropout weights that ``attend`` uses, for analysis."""
+        raise NotImplementedError(f"{type(self).__name__} does not define weights()")
+
+    def forward(
+        self,
+        x_BTC: Tensor,
+        context_BSC: Tensor,
+        padding_mask_BS: Tensor | None,
+        log: AttentionLog | None = None,
+    ) -> Tensor:
+        """Return (B, T, C) for whole sequences.
+
+        Args:
+            x_BTC: where the queries come from.
+            context_BSC: where keys and values come from: ``x_BTC`` itself, or the memory.
+            padding_mask_BS: True at padding of the context; None if there is none.
+            log: receives the weights under the name of the site.
+        """
+        k, v = self._heads(self.k_proj(context_BSC)), self._heads(self.v_proj(context_BSC))
+        return self._attended(x_BTC, k, v, padding_mask_BS, log)
+
+    def memory_cache(self, memory: Memory) -> MemoryCache:
+        """Project the memory once, for all steps (cross-attention)."""
+        k, v = self._heads(self.k_proj(memory.x_BSC)), self._heads(self.v_proj(memory.x_BSC))
+        return MemoryCache(k, v, memory.padding_mask_BS)
+
+    def step_self(
+        self, x_RnC: Tensor, cache: KeyValueCache, log: AttentionLog | None = None
+    ) -> Tensor:
+        """Return (R, n, C) for the next n positions, appending them to the cache."""
+        k, v = cache.append(self._heads(self.k_proj(x_RnC)), self._heads(self.v_proj(x_RnC)))
+        return self._attended(x_RnC, k, v, None, log)
+
+    def step_cross(
+        self, x_RnC: Tensor, cache: MemoryCache, log: AttentionLog | None = None
+    ) -> Tensor:
+        """Return (R, n, C) for the next n positions of R = B * group hypotheses."""
+        # Positions do not see each other here: the beams of a sentence are just more queries.
+        x = x_RnC.reshape(cache.key_BHSd.size(0), -1, x_RnC.size(-1))
+        y = self._attended(x, cache.key_BHSd, cache.value_BHSd, cache.padding_mask_BS, log)
+        if log is not None:
+            sentences = log[self.site.value].pop()
+            beams = sentences.unflatten(2, (-1, x_RnC.size(1))).transpose(1, 2)
+            log[self.site.value].append(beams.flatten(0, 1))
+        return y.view_as(x_RnC)
+
+    def _attended(
+        self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, log: AttentionLog | None
+    ) -> Tensor:
+        q = self._heads(self.q_proj(x) * self.scaling)
+        if log is not None:
+            log.setdefault(self.site.value, []).append(self.weights(q, k, mask))
+        dropout = self.dropout if self.training or self.retain_dropout else 0.0
+        out: Tensor = self.out_proj(self.attend(q, k, v, mask, dropout))
+        return out
+
+    def _heads(self, x_BTC: Tensor) -> Tensor:
+        batch, length, width = x_BTC.shape
+        return x_BTC.view(batch, length, self.num_heads, width // self.num_heads).transpose(1, 2)
+
+    def make_generation_fast_(
+        self,
+        name: str,
+        retain_dropout: bool = False,
+        retain_dropout_modules: list[str] | None = None,
+        **_: object,
+    ) -> None:
+        """Honour fairseq's ``--retain-dropout`` (dropout kept on while generating)."""
+        named = retain_dropout_modules is None or type(self).__name__ in retain_dropout_modules
+        self.retain_dropout = retain_dropout and named
+
+
+def join_heads(x_BHTd: Tensor) -> Tensor:
+    """Return (B, T, C) of (B, H, T, d): head h becomes the channels h d .. (h + 1) d - 1."""
+    return x_BHTd.transpose(1, 2).flatten(2)

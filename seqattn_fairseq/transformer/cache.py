@@ -1,0 +1,166 @@
+"""What step-by-step decoding remembers.
+
+The contract, for every variant and for every search:
+
+* a decoder layer makes its cache from the memory (``new_cache``) before the first position, and
+  ``step`` appends the positions it is given to it;
+* target-side state has one row per hypothesis; memory-side state has one row per **sentence**,
+  shared by the ``group`` hypotheses (beams) of that sentence, which are neighbours;
+* ``reorder`` makes the new row r continue the old row ``order[r]``; the new order may have any
+  length, so hypotheses can be copied, dropped and permuted in one go.
+
+Shapes: R rows (hypotheses), B sentences, R = B * group, S source length, H heads, d head width.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the decoder reads of the source.
+
+    Attributes:
+        x_BSC: the encoder's output.
+        padding_mask_BS: True at padding; None if there is none.
+    """
+
+    x_BSC: Tensor
+    padding_mask_BS: Tensor | None
+
+    def select(self, rows: Tensor) -> Memory:
+        """Return the memory of the given sentences."""
+        mask = self.padding_mask_BS
+        return Memory(
+            self.x_BSC.index_select(0, rows),
+            None if mask is None else mask.index_select(0, rows),
+        )
+
+
+class LayerCache(ABC):
+    """The state of one decoder layer; each variant brings its own."""
+
+    @abstractmethod
+    def reorder(self, order_R: Tensor) -> None:
+        """Let row r of the target-side state continue the old row ``order_R[r]``."""
+
+    @abstractmethod
+    def reorder_memory(self, order_B: Tensor) -> None:
+        """Let row b of the memory-side state be the old row ``order_B[b]``."""
+
+
+class KeyValueCache:
+    """Keys and values of the target positions so far, in buffers that double when full."""
+
+    _FIRST_CAPACITY = 32
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._key: Tensor | None = None
+        self._value: Tensor | None = None
+
+    def append(self, key_RHnd: Tensor, value_RHnd: Tensor) -> tuple[Tensor, Tensor]:
+        """Append n positions; return all keys and values, (R, H, length, d) each."""
+        end = self.length + key_RHnd.size(2)
+        self._key = self._stored(self._key, key_RHnd, end)
+        self._value = self._stored(self._value, value_RHnd, end)
+        self.length = end
+        return self._key[:, :, :end], self._value[:, :, :end]
+
+    def _stored(self, buffer: Tensor | None, new: Tensor, end: int) -> Tensor:
+        if buffer is None or buffer.size(2) < end:
+            buffer = self._grown(buffer, new, end)
+        buffer[:, :, self.length : end] = new
+        return buffer
+
+    def _grown(self, buffer: Tensor | None, new: Tensor, end: int) -> Tensor:
+        rows, heads, _, width = new.shape
+        capacity = max(self._FIRST_CAPACITY, 2 * end)
+        grown = new.new_empty(rows, heads, capacity, width)
+        if buffer is not None:
+            grown[:, :, : self.length] = buffer[:, :, : self.length]
+        return grown
+
+    def reorder(self, order_R: Tensor) -> None:
+        """Let row r continue the old row ``order_R[r]``."""
+        self._key = self._selected(self._key, order_R)
+        self._value = self._selected(self._value, order_R)
+
+    def _selected(self, buffer: Tensor | None, order: Tensor) -> Tensor | None:
+        if buffer is None:
+            return None
+        _, heads, capacity, width = buffer.shape
+        selected = buffer.new_empty(order.numel(), heads, capacity, width)
+        used = buffer[:, :, : self.length]
+        selected[:, :, : self.length] = used.index_select(0, order)
+        return selected
+
+
+@dataclass
+class MemoryCache:
+    """Keys and values of the memory, projected once per sentence; never longer than the source."""
+
+    key_BHSd: Tensor
+    value_BHSd: Tensor
+    padding_mask_BS: Tensor | None
+
+    def reorder_memory(self, order_B: Tensor) -> None:
+        """Let row b be the old row ``order_B[b]``."""
+        self.key_BHSd = self.key_BHSd.index_select(0, order_B)
+        self.value_BHSd = self.value_BHSd.index_select(0, order_B)
+        if self.padding_mask_BS is not None:
+            self.padding_mask_BS = self.padding_mask_BS.index_select(0, order_B)
+
+
+def is_grouped(sentence_R: Tensor, group: int) -> bool:
+    """Tell whether the rows of each run of ``group`` neighbours belong to one sentence."""
+    if sentence_R.numel() % group:
+        return False
+    runs = sentence_R.view(-1, group)
+    return bool((runs == runs[:, :1]).all())
+
+
+def group_size(sentence_R: Tensor) -> int:
+    """Return the common length of the runs of equal neighbours, or 1 if they differ in length."""
+    counts = torch.unique_consecutive(sentence_R, return_counts=True)[1]
+    first = int(counts[0])
+    return first if bool((counts == first).all()) else 1
+
+
+class DecodingState:
+    """The caches of all decoder layers and the number of target positions they hold.
+
+    Attributes:
+        layers: one cache per decoder layer.
+        length: target positions consumed so far.
+        group: hypotheses per sentence, neighbours sharing one row of the memory.
+    """
+
+    def __init__(self, layers: list[LayerCache], sentence_R: Tensor, group: int) -> None:
+        self.layers = layers
+        self.length = 0
+        self.group = group
+        self._sentence_R = sentence_R
+
+    def reorder(self, order_R: Tensor) -> None:
+        """Let row r continue the old row ``order_R[r]``; any order and length is right.
+
+        While hypotheses only move within their sentences the memory stays where it is.
+        """
+        for cache in self.layers:
+            cache.reorder(order_R)
+        before, self._sentence_R = self._sentence_R, self._sentence_R.index_select(0, order_R)
+        if torch.equal(before, self._sentence_R):
+            return
+        memory_order = order_R.div(self.group, rounding_mode="floor")
+        if is_grouped(self._sentence_R, self.group):
+            memory_order = memory_order[:: self.group]
+        else:
+            self.group = 1
+        for cache in self.layers:
+            cache.reorder_memory(memory_order)

@@ -1,0 +1,175 @@
+"""The options every variant shares, as one flat dataclass, and their sizes in the papers.
+
+fairseq turns the fields into command-line options and Hydra keys; a variant's own options are
+fields of a subclass. The dataclass stays flat on purpose: fairseq cannot parse nested defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Optional
+
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.utils import get_available_activation_fns
+
+from seqattn_fairseq.errors import SeqAttnError
+
+
+def option(default: Any, help: str) -> Any:
+    """Return a dataclass field with a default and the help text that fairseq prints."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class EncoderDecoderConfig(FairseqDataclass):
+    """Options of the shared encoder-decoder Transformer; defaults are fairseq's base model."""
+
+    encoder_embed_dim: int = option(512, "encoder width")
+    encoder_ffn_embed_dim: int = option(2048, "encoder feed-forward width")
+    encoder_layers: int = option(6, "number of encoder layers")
+    encoder_attention_heads: int = option(8, "number of encoder attention heads")
+    encoder_normalize_before: bool = option(False, "pre-norm encoder (default: post-norm)")
+    encoder_learned_pos: bool = option(False, "learned encoder positions (default: sinusoidal)")
+    encoder_layerdrop: float = option(0.0, "LayerDrop probability of encoder layers")
+    encoder_layers_to_keep: Optional[str] = option(  # noqa: UP045 fairseq's parser needs Optional
+        None, "comma-separated encoder layers kept when a LayerDrop model is pruned on loading"
+    )
+    encoder_embed_path: Optional[str] = option(  # noqa: UP045
+        None, "pre-trained source embeddings (fairseq's text format)"
+    )
+    decoder_embed_dim: int = option(512, "decoder width")
+    decoder_ffn_embed_dim: int = option(2048, "decoder feed-forward width")
+    decoder_layers: int = option(6, "number of decoder layers")
+    decoder_attention_heads: int = option(8, "number of decoder attention heads")
+    decoder_normalize_before: bool = option(False, "pre-norm decoder (default: post-norm)")
+    decoder_learned_pos: bool = option(False, "learned decoder positions (default: sinusoidal)")
+    decoder_layerdrop: float = option(0.0, "LayerDrop probability of decoder layers")
+    decoder_layers_to_keep: Optional[str] = option(  # noqa: UP045
+        None, "comma-separated decoder layers kept when a LayerDrop model is pruned on loading"
+    )
+    decoder_embed_path: Optional[str] = option(  # noqa: UP045
+        None, "pre-trained target embeddings (fairseq's text format)"
+    )
+    no_decoder_final_norm: bool = option(False, "no LayerNorm after a pre-norm decoder stack")
+
+    dropout: float = option(0.1, "dropout of embeddings and of every sub-block's output")
+    attention_dropout: float = option(0.0, "dropout of attention weights")
+    activation_dropout: float = field(
+        default=0.0,
+        metadata={"help": "dropout after the feed-forward activation", "alias": "--relu-dropout"},
+    )
+    activation_fn: ChoiceEnum(get_available_activation_fns()) = option(  # type: ignore[valid-type]
+        "relu", "feed-forward activation"
+    )
+
+    share_decoder_input_output_embed: bool = option(
+        False, "tie the decoder's input embedding and output projection"
+    )
+    share_all_embeddings: bool = option(
+        False, "tie source, target and output embeddings (needs a joined dictionary)"
+    )
+    no_token_positional_embeddings: bool = option(False, "no position embeddings")
+    no_scale_embedding: bool = option(False, "do not scale token embeddings by sqrt(width)")
+    layernorm_embedding: bool = option(False, "LayerNorm after the embeddings")
+    layer_norm_eps: float = option(1e-5, "epsilon of every LayerNorm")
+    max_source_positions: int = option(1024, "longest source, in tokens")
+    max_target_positions: int = option(1024, "longest target, in tokens")
+
+    embedding_bias: bool = option(
+        False, "one learned vector added to every scaled embedding of both sides (ReLA release)"
+    )
+    position_start: Optional[int] = option(  # noqa: UP045
+        None,
+        "sinusoid argument of the first token; default: fairseq's padding index + 1 (2); "
+        "the ReLA release uses 0",
+    )
+    position_by_column: bool = option(
+        False, "positions count padding columns too, which depends on the batch (ReLA release)"
+    )
+    zero_start: bool = option(
+        False, "the decoder starts from a zero vector instead of the eos embedding (ReLA release)"
+    )
+
+
+SIDES = ("encoder", "decoder")
+
+# Sizes by the name users type: seqattn_<variant>_<size>, size=<size>. "tiny" is Transformer-Tiny
+# of Wu et al. 2021; the others are fairseq's transformer_<size>.
+SIZES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "tiny": {
+            **{f"{side}_embed_dim": 128 for side in SIDES},
+            **{f"{side}_ffn_embed_dim": 256 for side in SIDES},
+            **{f"{side}_layers": 4 for side in SIDES},
+            **{f"{side}_attention_heads": 4 for side in SIDES},
+        },
+        "iwslt_de_en": {
+            **{f"{side}_embed_dim": 512 for side in SIDES},
+            **{f"{side}_ffn_embed_dim": 1024 for side in SIDES},
+            **{f"{side}_layers": 6 for side in SIDES},
+            **{f"{side}_attention_heads": 4 for side in SIDES},
+        },
+        "wmt_en_de": {
+            **{f"{side}_embed_dim": 512 for side in SIDES},
+            **{f"{side}_ffn_embed_dim": 2048 for side in SIDES},
+            **{f"{side}_layers": 6 for side in SIDES},
+            **{f"{side}_attention_heads": 8 for side in SIDES},
+        },
+        "wmt_en_de_big": {
+            **{f"{side}_embed_dim": 1024 for side in SIDES},
+            **{f"{side}_ffn_embed_dim": 4096 for side in SIDES},
+            **{f"{side}_layers": 6 for side in SIDES},
+            **{f"{side}_attention_heads": 16 for side in SIDES},
+            "dropout": 0.3,
+        },
+    }
+)
+
+
+@dataclass(frozen=True)
+class StackConfig:
+    """The options of one side (encoder or decoder), without the side's name."""
+
+    embed_dim: int
+    ffn_embed_dim: int
+    layers: int
+    attention_heads: int
+    normalize_before: bool
+    learned_pos: bool
+    layerdrop: float
+
+
+def stack_config(cfg: EncoderDecoderConfig, side: str) -> StackConfig:
+    """Return the options of ``side`` ("encoder" or "decoder").
+
+    Raises:
+        SeqAttnError: a count is not positive, or the heads do not divide the width.
+    """
+    keep = getattr(cfg, f"{side}_layers_to_keep")
+    layers = len(keep.split(",")) if keep else getattr(cfg, f"{side}_layers")
+    stack = StackConfig(
+        embed_dim=getattr(cfg, f"{side}_embed_dim"),
+        ffn_embed_dim=getattr(cfg, f"{side}_ffn_embed_dim"),
+        layers=layers,
+        attention_heads=getattr(cfg, f"{side}_attention_heads"),
+        normalize_before=getattr(cfg, f"{side}_normalize_before"),
+        learned_pos=getattr(cfg, f"{side}_learned_pos"),
+        layerdrop=getattr(cfg, f"{side}_layerdrop"),
+    )
+    _check_stack(stack, side)
+    return stack
+
+
+def _check_stack(stack: StackConfig, side: str) -> None:
+    for name in ("embed_dim", "ffn_embed_dim", "layers", "attention_heads"):
+        if getattr(stack, name) < 1:
+            flag = f"--{side}-{name}".replace("_", "-")
+            raise SeqAttnError(f"{flag} is {getattr(stack, name)}, but must be at least 1")
+    if stack.embed_dim % stack.attention_heads:
+        divisors = [n for n in range(1, 65) if stack.embed_dim % n == 0]
+        raise SeqAttnError(
+            f"--{side}-attention-heads {stack.attention_heads} does not divide "
+            f"--{side}-embed-dim {stack.embed_dim}; heads that do: {', '.join(map(str, divisors))}"
+        )

@@ -1,0 +1,187 @@
+"""The encoder-decoder model, its registration with fairseq, and its use from Python.
+
+Shapes: B batch, S source length, T target length, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from fairseq.data import Dictionary
+from fairseq.models import (
+    FairseqEncoderDecoderModel,
+    register_model,
+    register_model_architecture,
+)
+from torch import Tensor, nn
+
+from seqattn_fairseq.errors import SeqAttnError
+from seqattn_fairseq.transformer.attention import AttentionLog, Site
+from seqattn_fairseq.transformer.config import SIZES, EncoderDecoderConfig
+from seqattn_fairseq.transformer.decoder import Decoder
+from seqattn_fairseq.transformer.embedding import token_embedding
+from seqattn_fairseq.transformer.encoder import Encoder
+from seqattn_fairseq.transformer.registry import Variant
+
+# buffers of stock fairseq checkpoints that hold nothing
+_STOCK_BUFFERS = (
+    "encoder.version",
+    "decoder.version",
+    "encoder.embed_positions._float_tensor",
+    "decoder.embed_positions._float_tensor",
+)
+
+
+class SeqAttnModel(FairseqEncoderDecoderModel):
+    """An encoder-decoder Transformer with the layers of one variant.
+
+    ``register_variant`` makes one subclass per variant; ``seqattn_variant`` is its name.
+    """
+
+    seqattn_variant: str
+    variant: Variant
+
+    def __init__(self, cfg: EncoderDecoderConfig, encoder: Encoder, decoder: Decoder) -> None:
+        super().__init__(encoder, decoder)
+        self.cfg = cfg
+
+    @classmethod
+    def build_model(cls, cfg: EncoderDecoderConfig, task: Any) -> SeqAttnModel:
+        """Build from fairseq's configuration and task."""
+        return cls.build(cfg, task.source_dictionary, task.target_dictionary)
+
+    @classmethod
+    def build(
+        cls, cfg: EncoderDecoderConfig, source: Dictionary, target: Dictionary
+    ) -> SeqAttnModel:
+        """Build from a configuration and two dictionaries.
+
+        Raises:
+            SeqAttnError: options that contradict each other or the dictionaries.
+        """
+        source_tokens, target_tokens = _embeddings(cfg, source, target)
+        tie_output(cfg)
+        stack = [cls.variant.encoder_layer(cfg) for _ in range(_depth(cfg, "encoder"))]
+        encoder = Encoder(cfg, source, source_tokens, stack)
+        stack = [cls.variant.decoder_layer(cfg) for _ in range(_depth(cfg, "decoder"))]
+        decoder = Decoder(cfg, target, target_tokens, stack)
+        if cfg.embedding_bias:
+            encoder.embed_bias = decoder.embed_bias = _embedding_bias(cfg)
+        return cls(cfg, encoder, decoder)
+
+    def forward(
+        self,
+        src_tokens: Tensor,
+        src_lengths: Tensor,
+        prev_output_tokens: Tensor,
+        **kwargs: Any,
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Return logits (B, T, V) and extras.
+
+        Args:
+            src_tokens: (B, S) source ids, padded left or right.
+            src_lengths: (B,) lengths; unused, padding is read off the tokens.
+            prev_output_tokens: (B, T) target ids shifted right by one.
+            kwargs: see :meth:`Decoder.forward`.
+        """
+        encoder_out = self.encoder(src_tokens, src_lengths)
+        out: tuple[Tensor, dict[str, Any]] = self.decoder(
+            prev_output_tokens, encoder_out=encoder_out, **kwargs
+        )
+        return out
+
+    @torch.no_grad()
+    def attention_weights(
+        self, src_tokens: Tensor, src_lengths: Tensor | None, prev_output_tokens: Tensor
+    ) -> dict[str, list[Tensor]]:
+        """Return the weights of every attention, before dropout, in evaluation mode.
+
+        The arguments are as in ``forward``. The keys are "encoder_self", "decoder_self" and
+        "cross" (those the variant has); each value has one (B, H, queries, keys) tensor a layer.
+        """
+        training = self.training
+        self.eval()
+        try:
+            log: AttentionLog = {site.value: [] for site in Site}
+            memory = self.encoder.encode(src_tokens, log)
+            logs = dict.fromkeys(range(len(self.decoder.layers)), log)
+            self.decoder.decode(prev_output_tokens, memory, logs)
+        finally:
+            self.train(training)
+        return {site: weights for site, weights in log.items() if weights}
+
+    def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
+        """Accept stock fairseq checkpoints: drop empty buffers, restore tied weights."""
+        for key in _STOCK_BUFFERS:
+            state_dict.pop(key, None)
+        if "decoder.output_projection.weight" not in state_dict:
+            shared = state_dict.get("decoder.embed_tokens.weight")
+            if shared is not None and self.cfg.share_decoder_input_output_embed:
+                state_dict["decoder.output_projection.weight"] = shared
+
+
+def tie_output(cfg: EncoderDecoderConfig) -> None:
+    """Make sharing of all embeddings imply sharing of input and output embeddings."""
+    if cfg.share_all_embeddings:
+        cfg.share_decoder_input_output_embed = True
+
+
+def _depth(cfg: EncoderDecoderConfig, side: str) -> int:
+    keep = getattr(cfg, f"{side}_layers_to_keep")
+    return len(keep.split(",")) if keep else int(getattr(cfg, f"{side}_layers"))
+
+
+def _embeddings(
+    cfg: EncoderDecoderConfig, source: Dictionary, target: Dictionary
+) -> tuple[nn.Embedding, nn.Embedding]:
+    tokens = token_embedding(source, cfg.encoder_embed_dim, cfg.encoder_embed_path)
+    if not cfg.share_all_embeddings:
+        return tokens, token_embedding(target, cfg.decoder_embed_dim, cfg.decoder_embed_path)
+    if source != target:
+        raise SeqAttnError(
+            "--share-all-embeddings needs one dictionary for both languages; "
+            "run fairseq-preprocess with --joined-dictionary"
+        )
+    _check_same(cfg, "embed_dim")
+    if cfg.decoder_embed_path not in (None, cfg.encoder_embed_path):
+        raise SeqAttnError("--share-all-embeddings excludes a --decoder-embed-path of its own")
+    return tokens, tokens
+
+
+def _check_same(cfg: EncoderDecoderConfig, name: str) -> None:
+    encoder, decoder = getattr(cfg, f"encoder_{name}"), getattr(cfg, f"decoder_{name}")
+    if encoder != decoder:
+        flag = name.replace("_", "-")
+        raise SeqAttnError(
+            f"--encoder-{flag} {encoder} and --decoder-{flag} {decoder} must be equal here"
+        )
+
+
+def _embedding_bias(cfg: EncoderDecoderConfig) -> nn.Parameter:
+    _check_same(cfg, "embed_dim")
+    dim = cfg.encoder_embed_dim
+    limit = math.sqrt(3 / dim)
+    return nn.Parameter(torch.empty(dim).uniform_(-limit, limit))
+
+
+def _arch_function(preset: Mapping[str, Any]) -> Any:
+    def set_defaults(args: Any) -> None:
+        for name, value in preset.items():
+            if not hasattr(args, name):
+                setattr(args, name, value)
+
+    return set_defaults
+
+
+def register_variant(variant: Variant) -> type[SeqAttnModel]:
+    """Register ``seqattn_<name>`` and ``seqattn_<name>_<size>`` with fairseq; return the class."""
+    name = f"seqattn_{variant.name}"
+    members = {"variant": variant, "seqattn_variant": variant.name, "__doc__": variant.config.__doc__}
+    cls = type(f"SeqAttn{variant.name.title().replace('_', '')}", (SeqAttnModel,), members)
+    register_model(name, dataclass=variant.config)(cls)
+    for size in SIZES:
+        register_model_architecture(name, f"{name}_{size}")(_arch_function(variant.preset(size)))
+    return cls

@@ -1,0 +1,95 @@
+"""The table of variants: what each brings to the shared stack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from seqattn_fairseq.errors import SeqAttnError, nearest
+from seqattn_fairseq.transformer.attention import MultiheadAttention, Site
+from seqattn_fairseq.transformer.config import SIZES, EncoderDecoderConfig
+from seqattn_fairseq.transformer.layers import DecoderLayer, EncoderLayer
+
+# makes the attention of one site from the configuration
+MakeAttention = Callable[[Any, Site], MultiheadAttention]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One attention variant.
+
+    Attributes:
+        name: the word used everywhere: ``seqattn_<name>``, ``variant=<name>``.
+        config: its options, a subclass of :class:`EncoderDecoderConfig`.
+        encoder_layer: makes one encoder layer from the configuration.
+        decoder_layer: makes one decoder layer from the configuration.
+        overrides: per size, where the method's paper departs from the shared sizes.
+    """
+
+    name: str
+    config: type[EncoderDecoderConfig]
+    encoder_layer: Callable[[Any], nn.Module]
+    decoder_layer: Callable[[Any], nn.Module]
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def preset(self, size: str) -> dict[str, Any]:
+        """Return the options that ``size`` sets for this variant.
+
+        Raises:
+            SeqAttnError: no such size.
+        """
+        if size not in SIZES:
+            raise SeqAttnError(f"unknown size '{size}'{nearest(size, SIZES)}")
+        return {**SIZES[size], **self.overrides.get(size, {})}
+
+
+VARIANTS: dict[str, Variant] = {}
+
+
+def add_variant(variant: Variant) -> None:
+    """Add a variant to the table."""
+    VARIANTS[variant.name] = variant
+
+
+def get_variant(name: str) -> Variant:
+    """Return the variant of that name.
+
+    Raises:
+        SeqAttnError: no such variant; names the nearest.
+    """
+    if name not in VARIANTS:
+        raise SeqAttnError(f"unknown variant '{name}'{nearest(name, VARIANTS)}")
+    return VARIANTS[name]
+
+
+def make_config(variant: str, size: str = "wmt_en_de", **options: Any) -> EncoderDecoderConfig:
+    """Return the configuration of a variant at a size, with further options set.
+
+    Raises:
+        SeqAttnError: unknown variant, size or option; names the nearest.
+    """
+    found = get_variant(variant)
+    cfg = found.config()
+    for name, value in {**found.preset(size), **options}.items():
+        if not hasattr(cfg, name):
+            known = vars(cfg)
+            raise SeqAttnError(f"{variant} has no option '{name}'{nearest(name, known)}")
+        setattr(cfg, name, value)
+    return cfg
+
+
+def attention_variant(
+    name: str, config: type[EncoderDecoderConfig], make: MakeAttention
+) -> Variant:
+    """Return a variant whose layers are the standard ones around its own attention."""
+
+    def encoder_layer(cfg: EncoderDecoderConfig) -> nn.Module:
+        return EncoderLayer(cfg, make(cfg, Site.ENCODER_SELF))
+
+    def decoder_layer(cfg: EncoderDecoderConfig) -> nn.Module:
+        return DecoderLayer(cfg, make(cfg, Site.DECODER_SELF), make(cfg, Site.CROSS))
+
+    return Variant(name, config, encoder_layer, decoder_layer)

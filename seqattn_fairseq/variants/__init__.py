@@ -1,0 +1,18 @@
+"""One file per attention family; this list is the door to all of them."""
+
+from __future__ import annotations
+
+from seqattn_fairseq.transformer.model import register_variant
+from seqattn_fairseq.transformer.registry import VARIANTS, add_variant
+from seqattn_fairseq.variants import rela, softmax
+
+FAMILIES = (softmax, rela)
+
+
+def register() -> None:
+    """Register every variant's model and architectures with fairseq (once)."""
+    for family in FAMILIES:
+        for variant in family.VARIANTS:
+            if variant.name not in VARIANTS:
+                add_variant(variant)
+                register_variant(variant)

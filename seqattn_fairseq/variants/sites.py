@@ -1,0 +1,33 @@
+"""The option that says which attentions a variant replaces; the others stay softmax."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from seqattn_fairseq.errors import SeqAttnError, nearest
+from seqattn_fairseq.transformer.attention import Site
+from seqattn_fairseq.transformer.config import option
+
+_ALL = ",".join(site.value for site in Site)
+
+
+def site_option() -> Any:
+    """Return the dataclass field ``attention_sites``; by default the variant is everywhere."""
+    return option(_ALL, f"attentions that the variant replaces, of {_ALL}; others are softmax")
+
+
+def check_sites(names: str) -> set[Site]:
+    """Return the sites named in a comma-separated list.
+
+    Raises:
+        SeqAttnError: a name is no site.
+    """
+    known = {site.value: site for site in Site}
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    for name in chosen:
+        if name not in known:
+            raise SeqAttnError(
+                f"--attention-sites: unknown site '{name}'{nearest(name, known)}; "
+                f"choose from {_ALL}"
+            )
+    return {known[name] for name in chosen}

@@ -1,0 +1,62 @@
+"""Small dictionaries, models and batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from fairseq.data import Dictionary
+from fairseq.models import MODEL_REGISTRY
+from torch import Tensor
+
+from seqattn_fairseq.transformer.config import EncoderDecoderConfig
+from seqattn_fairseq.transformer.model import SeqAttnModel
+from seqattn_fairseq.transformer.registry import make_config
+
+PAD, EOS = 1, 2
+
+
+def toy_dictionary(size: int = 23) -> Dictionary:
+    """Return a dictionary of ``size`` symbols, the four special ones included."""
+    dictionary = Dictionary()
+    for i in range(size - len(dictionary)):
+        dictionary.add_symbol(f"w{i}")
+    return dictionary
+
+
+def build(
+    variant: str, cfg: EncoderDecoderConfig, dictionary: Dictionary | None = None
+) -> SeqAttnModel:
+    """Return the variant's model over one dictionary for both sides."""
+    dictionary = dictionary or toy_dictionary()
+    model: SeqAttnModel = MODEL_REGISTRY[f"seqattn_{variant}"].build(cfg, dictionary, dictionary)
+    return model
+
+
+def small_model(variant: str, seed: int = 1, **options: Any) -> SeqAttnModel:
+    """Return a 2+2-layer model of width 16 in evaluation mode."""
+    torch.manual_seed(seed)
+    sizes = {"embed_dim": 16, "ffn_embed_dim": 24, "layers": 2, "attention_heads": 4}
+    small = {f"{side}_{k}": v for side in ("encoder", "decoder") for k, v in sizes.items()}
+    return build(variant, make_config(variant, **{**small, **options})).eval()
+
+
+def batch(
+    lengths: list[int], left: bool = True, seed: int = 0, vocabulary: int = 23
+) -> Tensor:
+    """Return (B, S) random tokens of those lengths, eos last, padded left or right."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.full((len(lengths), max(lengths)), PAD)
+    for row, length in zip(rows, lengths, strict=True):
+        tokens = torch.randint(4, vocabulary, (length,), generator=generator)
+        tokens[-1] = EOS
+        row[-length if left else 0 : None if left else length] = tokens
+    return rows
+
+
+def shifted(lengths: list[int], seed: int = 0, vocabulary: int = 23) -> Tensor:
+    """Return (B, T) decoder inputs: eos first, then tokens, padded right."""
+    rows = batch(lengths, left=False, seed=seed, vocabulary=vocabulary)
+    rows = rows.masked_fill(rows.eq(EOS), 4)
+    rows[:, 0] = EOS
+    return rows
