@@ -2,9 +2,8 @@
 
 fairseq turns the fields into command-line options and Hydra keys; a variant's own options are
 fields of a subclass. The dataclass stays flat on purpose: fairseq cannot parse nested defaults.
+Modules that define one do without postponed annotations: fairseq reads the types of the fields.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -179,9 +179,14 @@ def _arch_function(preset: Mapping[str, Any]) -> Any:
 def register_variant(variant: Variant) -> type[SeqAttnModel]:
     """Register ``seqattn_<name>`` and ``seqattn_<name>_<size>`` with fairseq; return the class."""
     name = f"seqattn_{variant.name}"
-    members = {"variant": variant, "seqattn_variant": variant.name, "__doc__": variant.config.__doc__}
+    members = {
+        "variant": variant,
+        "seqattn_variant": variant.name,
+        "__doc__": f"{variant.summary}.",
+        "__module__": __name__,
+    }
     cls = type(f"SeqAttn{variant.name.title().replace('_', '')}", (SeqAttnModel,), members)
     register_model(name, dataclass=variant.config)(cls)
-    for size in SIZES:
-        register_model_architecture(name, f"{name}_{size}")(_arch_function(variant.preset(size)))
+    for size, preset in SIZES.items():
+        register_model_architecture(name, f"{name}_{size}")(_arch_function(preset))
     return cls

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -23,27 +23,17 @@ class Variant:
 
     Attributes:
         name: the word used everywhere: ``seqattn_<name>``, ``variant=<name>``.
+        summary: one line for lists of variants.
         config: its options, a subclass of :class:`EncoderDecoderConfig`.
         encoder_layer: makes one encoder layer from the configuration.
         decoder_layer: makes one decoder layer from the configuration.
-        overrides: per size, where the method's paper departs from the shared sizes.
     """
 
     name: str
+    summary: str
     config: type[EncoderDecoderConfig]
     encoder_layer: Callable[[Any], nn.Module]
     decoder_layer: Callable[[Any], nn.Module]
-    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-    def preset(self, size: str) -> dict[str, Any]:
-        """Return the options that ``size`` sets for this variant.
-
-        Raises:
-            SeqAttnError: no such size.
-        """
-        if size not in SIZES:
-            raise SeqAttnError(f"unknown size '{size}'{nearest(size, SIZES)}")
-        return {**SIZES[size], **self.overrides.get(size, {})}
 
 
 VARIANTS: dict[str, Variant] = {}
@@ -71,9 +61,10 @@ def make_config(variant: str, size: str = "wmt_en_de", **options: Any) -> Encode
     Raises:
         SeqAttnError: unknown variant, size or option; names the nearest.
     """
-    found = get_variant(variant)
-    cfg = found.config()
-    for name, value in {**found.preset(size), **options}.items():
+    if size not in SIZES:
+        raise SeqAttnError(f"unknown size '{size}'{nearest(size, SIZES)}")
+    cfg = get_variant(variant).config()
+    for name, value in {**SIZES[size], **options}.items():
         if not hasattr(cfg, name):
             known = vars(cfg)
             raise SeqAttnError(f"{variant} has no option '{name}'{nearest(name, known)}")
@@ -82,7 +73,7 @@ def make_config(variant: str, size: str = "wmt_en_de", **options: Any) -> Encode
 
 
 def attention_variant(
-    name: str, config: type[EncoderDecoderConfig], make: MakeAttention
+    name: str, summary: str, config: type[EncoderDecoderConfig], make: MakeAttention
 ) -> Variant:
     """Return a variant whose layers are the standard ones around its own attention."""
 
@@ -92,4 +83,4 @@ def attention_variant(
     def decoder_layer(cfg: EncoderDecoderConfig) -> nn.Module:
         return DecoderLayer(cfg, make(cfg, Site.DECODER_SELF), make(cfg, Site.CROSS))
 
-    return Variant(name, config, encoder_layer, decoder_layer)
+    return Variant(name, summary, config, encoder_layer, decoder_layer)

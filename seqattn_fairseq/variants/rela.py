@@ -4,8 +4,6 @@ relu(q k) v over the heads joined, normalised by their root mean square, and eit
 (ReLA-g, the released code's form) or with a small initial scale (ReLA-i).
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 
@@ -127,6 +125,10 @@ def _make_initialised(cfg: RelaConfig, site: Site) -> MultiheadAttention:
 
 
 VARIANTS = (
-    attention_variant("rela_g", RelaConfig, _make_gated),
-    attention_variant("rela_i", RelaConfig, _make_initialised),
+    attention_variant(
+        "rela_g", "rectified linear attention, gated (ReLA-g)", RelaConfig, _make_gated
+    ),
+    attention_variant(
+        "rela_i", "rectified linear attention, initialised small (ReLA-i)", RelaConfig, _make_initialised
+    ),
 )

@@ -4,8 +4,6 @@ Its parameters and mathematics are those of fairseq's ``transformer``; stock wei
 are.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -54,4 +52,8 @@ def make_softmax(cfg: EncoderDecoderConfig, site: Site) -> SoftmaxAttention:
     )
 
 
-VARIANTS = (attention_variant("softmax", SoftmaxConfig, make_softmax),)
+VARIANTS = (
+    attention_variant(
+        "softmax", "the Transformer, with softmax attention", SoftmaxConfig, make_softmax
+    ),
+)

@@ -1,0 +1,40 @@
+"""Write the Hydra groups size/ and variant/ from the presets table.
+
+``configs/`` in the repository is written by this command; a test keeps the two equal. Use it to
+start a configuration folder of your own.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from seqattn_fairseq.transformer.config import SIZES
+from seqattn_fairseq.transformer.registry import VARIANTS
+
+_HEADER = "# @package model\n# Written by `seqattn configs`; change the table, not this file.\n"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("folder", type=Path, help="the folder given to --config-dir")
+
+
+def group_files() -> dict[str, str]:
+    """Return path below the folder -> content of every file of the two groups."""
+    files = {f"size/{size}.yaml": OmegaConf.to_yaml(dict(SIZES[size])) for size in SIZES}
+    for name in VARIANTS:
+        files[f"variant/{name}.yaml"] = OmegaConf.to_yaml({"_name": f"seqattn_{name}"})
+    return {path: _HEADER + content for path, content in files.items()}
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the files and print their paths."""
+    for path, content in group_files().items():
+        target = args.folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(content, encoding="utf-8")
+        print(target)
+    return 0
