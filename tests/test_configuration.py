@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def from_hydra(recipe: str, *overrides: str):
     return cfg
 
 
-def values(cfg) -> dict:
+def values(cfg) -> dict[str, Any]:
     return {k: v for k, v in dict(cfg).items() if not k.startswith("_")}
 
 
@@ -116,7 +117,9 @@ def test_explicit_options_win_over_the_preset():
 def test_configs_are_written_from_the_table():
     for path, content in group_files().items():
         assert (CONFIGS / path).read_text(encoding="utf-8") == content, path
-    on_disk = {str(p.relative_to(CONFIGS)) for g in ("size", "variant") for p in (CONFIGS / g).iterdir()}
+    on_disk = {
+        str(p.relative_to(CONFIGS)) for g in ("size", "variant") for p in (CONFIGS / g).iterdir()
+    }
     assert on_disk == set(group_files())
 
 
@@ -145,7 +148,9 @@ def test_unknown_names_suggest_the_nearest(arguments, message):
 
 
 def test_unknown_option_suggests_the_nearest():
-    with pytest.raises(SeqAttnError, match="no option 'encoder_layer' .did you mean encoder_layers"):
+    with pytest.raises(
+        SeqAttnError, match="no option 'encoder_layer' .did you mean encoder_layers"
+    ):
         make_config("softmax", encoder_layer=3)
 
 

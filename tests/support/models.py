@@ -29,8 +29,8 @@ def build(
 ) -> SeqAttnModel:
     """Return the variant's model over one dictionary for both sides."""
     dictionary = dictionary or toy_dictionary()
-    model: SeqAttnModel = MODEL_REGISTRY[f"seqattn_{variant}"].build(cfg, dictionary, dictionary)
-    return model
+    registered: type[SeqAttnModel] = MODEL_REGISTRY[f"seqattn_{variant}"]
+    return registered.build(cfg, dictionary, dictionary)
 
 
 def small_model(variant: str, seed: int = 1, **options: Any) -> SeqAttnModel:
@@ -38,12 +38,12 @@ def small_model(variant: str, seed: int = 1, **options: Any) -> SeqAttnModel:
     torch.manual_seed(seed)
     sizes = {"embed_dim": 16, "ffn_embed_dim": 24, "layers": 2, "attention_heads": 4}
     small = {f"{side}_{k}": v for side in ("encoder", "decoder") for k, v in sizes.items()}
-    return build(variant, make_config(variant, **{**small, **options})).eval()
+    model = build(variant, make_config(variant, **{**small, **options}))
+    model.eval()
+    return model
 
 
-def batch(
-    lengths: list[int], left: bool = True, seed: int = 0, vocabulary: int = 23
-) -> Tensor:
+def batch(lengths: list[int], left: bool = True, seed: int = 0, vocabulary: int = 23) -> Tensor:
     """Return (B, S) random tokens of those lengths, eos last, padded left or right."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.full((len(lengths), max(lengths)), PAD)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.ops.rela import rela_weights, rms_norm
-from seqattn_fairseq.transformer.attention import Site
+from seqattn_fairseq.transformer.attention import AttentionLog, Site
 from seqattn_fairseq.transformer.cache import KeyValueCache, Memory
 from seqattn_fairseq.transformer.model import SeqAttnModel
 from seqattn_fairseq.transformer.registry import get_variant, make_config
@@ -48,7 +48,7 @@ def layer_maps(params: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename the parameters (or gradients) of the official model's layers."""
     out: dict[str, Tensor] = {}
     attentions = {"self_attention": "self_attn", "cross_attention": "encoder_attn"}
-    for key in params:
+    for key, tensor in params.items():
         if not key.startswith(("encoder/", "decoder/")):
             continue
         side, layer, block, *rest = key.split("/")
@@ -56,17 +56,21 @@ def layer_maps(params: dict[str, Tensor]) -> dict[str, Tensor]:
         if rest[0] == "layer_norm":
             norm = f"{attentions[block]}_layer_norm" if block in attentions else "final_layer_norm"
             leaf = {"scale": "weight", "offset": "bias"}[rest[1]]
-            out[f"{ours}.{norm}.{leaf}"] = params[key]
+            out[f"{ours}.{norm}.{leaf}"] = tensor
         elif rest[0] == "ffn_layer":
             fc = {"enlarge": "fc1", "output": "fc2"}[rest[1]]
             weight = rest[2] == "W_0_0"
-            tensor = params[key].T.contiguous() if weight else params[key]
-            out[f"{ours}.{fc}.{'weight' if weight else 'bias'}"] = tensor
+            leaf = "weight" if weight else "bias"
+            out[f"{ours}.{fc}.{leaf}"] = tensor.T.contiguous() if weight else tensor
         elif rest[1] == "o_map" and rest[2] == "W_0_0":
             prefix = f"{side}/{layer}/{block}/dot_attention/"
-            for name, tensor in split_maps(params, prefix).items():
-                out[f"{ours}.{attentions[block]}.{name}"] = tensor
+            for name, part in split_maps(params, prefix).items():
+                out[f"{ours}.{attentions[block]}.{name}"] = part
     return out
+
+
+def gradients(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
 
 
 def load_attention(golden: Golden) -> RelaAttention:
@@ -89,13 +93,14 @@ class TestOfficialModules:
         query = golden["input/query"].requires_grad_()
         memory = golden["input/memory"].requires_grad_() if "input/memory" in golden else query
         mask = golden["input/mask"].eq(0) if "input/mask" in golden else None
-        log = {}
+        log: AttentionLog = {}
         out = module(query, memory, mask, log)
         (out * golden["input/loss_weight"]).sum().backward()
 
         assert_output(out, golden["output/out"])
         assert_output(log[module.site.value][0], golden["output/weights"])
-        grads = {n: p.grad for n, p in module.named_parameters()} | {"query": query.grad}
+        assert query.grad is not None
+        grads = gradients(module) | {"query": query.grad}
         expected = split_maps(golden.group("grad")) | {"query": golden["grad/query"]}
         if "grad/memory" in golden:
             grads["memory"], expected["memory"] = memory.grad, golden["grad/memory"]
@@ -106,9 +111,10 @@ class TestOfficialModules:
         golden = Golden(path)
         module, query = load_attention(golden), golden["input/query"]
         if module.site is Site.CROSS:
-            cache = module.memory_cache(Memory(golden["input/memory"], golden["input/mask"].eq(0)))
-            steps = [module.step_cross(query[:, t : t + 1], cache) for t in range(query.size(1))]
-            key, value = cache.key_BHSd, cache.value_BHSd
+            memory = Memory(golden["input/memory"], golden["input/mask"].eq(0))
+            static = module.memory_cache(memory)
+            steps = [module.step_cross(query[:, t : t + 1], static) for t in range(query.size(1))]
+            key, value = static.key_BHSd, static.value_BHSd
             names = ("output/cache_mk", "output/cache_mv")
         else:
             cache = KeyValueCache()
@@ -180,7 +186,7 @@ class TestOfficialModel:
         (logits * golden["input/loss_weight"]).sum().backward()
 
         expected = layer_maps(golden.group("grad"))
-        actual = {n: p.grad for n, p in model.named_parameters() if ".layers." in n}
+        actual = {n: g for n, g in gradients(model).items() if ".layers." in n}
         expected["embed_bias"] = golden["grad/bias"]
         actual["embed_bias"] = model.encoder.embed_bias.grad
         # fairseq never trains the padding row; the release does
@@ -259,6 +265,7 @@ def test_sites_are_selectable():
 def test_initialisation_is_the_papers():
     gated = RelaAttention(Site.CROSS, 512, 8).attn_norm
     assert gated.weight.eq(1).all()
+    assert gated.gate is not None
     assert 0.07 < gated.gate.abs().max() <= (3 / 512) ** 0.5
     initialised = RelaAttention(Site.CROSS, 512, 8, gated=False).attn_norm
     assert initialised.gate is None

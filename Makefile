@@ -1,0 +1,45 @@
+# The front door. Every target first sees to .venv, which takes no time once it is complete.
+# PYTHON=... names the interpreter, TORCH_SPEC=... the torch; scripts/setup.sh explains them.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+# The path is set inside the recipes: in make's own lists a folder with spaces falls apart.
+IN_VENV = PATH="$$PWD/.venv/bin:$$PATH";
+OURS = find . \( -name .git -o -name .venv -o -path ./data -o -path ./runs \) -prune -o
+
+.PHONY: help setup quickstart test test-all check format clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' Makefile
+
+setup:  ## make .venv and install what is missing
+	@bash scripts/setup.sh
+
+quickstart: setup  ## train, translate and score on a generated corpus, in minutes on two cores
+	@$(IN_VENV) bash examples/quickstart/run.sh
+
+test: setup  ## the fast tests; ARGS="tests/data -k fetch" narrows them
+	@$(IN_VENV) pytest -n 2 -m "not slow" $(ARGS)
+
+test-all: setup  ## every test, the long ones too
+	@$(IN_VENV) pytest -n 2 $(ARGS)
+
+check: setup  ## lint, format, types, import layers, shell scripts: all of them, whatever fails
+	@$(IN_VENV) status=0; \
+	shell() { $(OURS) \( -name '*.sh' -o -path ./.ci/run \) -print0 | xargs -0 shellcheck; }; \
+	step() { echo "== $$*"; "$$@" || status=1; }; \
+	step ruff check; \
+	step ruff format --check; \
+	step mypy; \
+	step lint-imports --no-logo; \
+	step shell; \
+	exit $$status
+
+format: setup  ## repair what the linter can repair, and format
+	@$(IN_VENV) ruff check --fix; ruff format
+
+clean:  ## remove caches; .venv, data/ and runs/ stay
+	@rm -rf build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@$(OURS) -name __pycache__ -print0 | xargs -0 rm -rf
