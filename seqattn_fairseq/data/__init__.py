@@ -1,0 +1,1 @@
+"""Corpus preparation: fetch, verify, unpack, clean, tokenise, segment, record."""

@@ -1,0 +1,86 @@
+"""Reading and writing corpus files: only a line feed ends a line; nothing is half written."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, TextIO, cast
+
+from seqattn_fairseq.errors import SeqAttnError
+
+PARTIAL_SUFFIX = ".partial"
+
+
+def open_binary(path: Path) -> BinaryIO:
+    """Open a plain or gzip file (by its name) for reading bytes."""
+    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else open(path, "rb")
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a plain or gzip UTF-8 file, without their line ends, one at a time.
+
+    Only the line feed ends a line: U+0085, U+2028 and carriage returns occur inside sentences.
+
+    Raises:
+        SeqAttnError: missing file, damaged gzip, or invalid UTF-8 (file:line:byte, from 1).
+    """
+    try:
+        with open_binary(path) as stream:
+            for number, line in enumerate(stream, start=1):
+                yield _decode(path, number, line.removesuffix(b"\n"))
+    except FileNotFoundError:
+        raise SeqAttnError(f"{path}: no such file") from None
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise SeqAttnError(f"{path}: damaged gzip file ({error}); get it again") from None
+
+
+def _decode(path: Path, number: int, line: bytes) -> str:
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise SeqAttnError(
+            f"{path}:{number}:{error.start + 1}: invalid UTF-8 (byte 0x{line[error.start]:02x}); "
+            "convert the file, e.g. with iconv -t UTF-8, or repair this line"
+        ) from None
+
+
+def partial_path(path: Path) -> Path:
+    """Return the hidden name beside ``path`` under which this process writes it."""
+    return path.with_name(f".{path.name}.{os.getpid()}{PARTIAL_SUFFIX}")
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Delete what killed runs left under ``folder``: all that :func:`partial_path` named."""
+    for path in list(folder.rglob(f".*{PARTIAL_SUFFIX}")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_atomically(path: Path) -> Iterator[TextIO]:
+    """Open ``path`` for writing UTF-8 text; it appears under its name only when complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = partial_path(path)
+    try:
+        with open(partial, "w", encoding="utf-8", newline="\n") as stream:
+            yield stream
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
