@@ -129,6 +129,9 @@ VARIANTS = (
         "rela_g", "rectified linear attention, gated (ReLA-g)", RelaConfig, _make_gated
     ),
     attention_variant(
-        "rela_i", "rectified linear attention, initialised small (ReLA-i)", RelaConfig, _make_initialised
+        "rela_i",
+        "rectified linear attention, initialised small (ReLA-i)",
+        RelaConfig,
+        _make_initialised,
     ),
 )

@@ -10,7 +10,6 @@ import torch
 from fairseq.data import Dictionary
 from fairseq.models import FairseqEncoderDecoderModel
 from fairseq.models.transformer import TransformerModel, base_architecture
-from omegaconf import OmegaConf
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -20,10 +19,21 @@ from seqattn_fairseq.transformer.registry import make_config
 from tests.support.models import build
 
 
+def options_of(cfg: EncoderDecoderConfig) -> dict[str, Any]:
+    """Return the options of a configuration by name."""
+    return {name: value for name, value in vars(cfg).items() if not name.startswith("_")}
+
+
+def stock_arguments(cfg: EncoderDecoderConfig) -> argparse.Namespace:
+    """Return the arguments of fairseq's own ``transformer`` with the options of ``cfg``."""
+    args = argparse.Namespace(**options_of(cfg))
+    base_architecture(args)
+    return args
+
+
 def stock_model(cfg: EncoderDecoderConfig, dictionary: Dictionary) -> FairseqEncoderDecoderModel:
     """Return fairseq's own ``transformer`` with the options of ``cfg``."""
-    args = argparse.Namespace(**{k: v for k, v in vars(cfg).items() if not k.startswith("_")})
-    base_architecture(args)
+    args = stock_arguments(cfg)
     task = argparse.Namespace(source_dictionary=dictionary, target_dictionary=dictionary)
     model: FairseqEncoderDecoderModel = TransformerModel.build_model(args, task)
     return model
@@ -47,10 +57,14 @@ def trained_pair(folder: Path) -> tuple[FairseqEncoderDecoderModel, SeqAttnModel
     return stock.eval(), ours.eval()
 
 
-def save_checkpoint(path: Path, state: dict[str, Tensor], model: dict[str, Any]) -> None:
-    """Write weights as a fairseq checkpoint for translation from en to de."""
-    task = {"_name": "translation", "data": ".", "source_lang": "en", "target_lang": "de"}
-    cfg = OmegaConf.create({"model": model, "task": task})
+def save_checkpoints(folder: Path, state: dict[str, Tensor], cfg: EncoderDecoderConfig) -> None:
+    """Write weights as ``ours.pt`` (seqattn_softmax) and ``stock.pt`` (transformer), en to de."""
+    task = {"data": ".", "source_lang": "en", "target_lang": "de"}
+    model = {**options_of(cfg), "_name": "seqattn_softmax"}
+    ours = {"cfg": {"model": model, "task": {**task, "_name": "translation"}}, "args": None}
+    arguments = {**vars(stock_arguments(cfg)), **task, "arch": "transformer"}
+    stock = {"args": argparse.Namespace(**arguments, task="translation")}
     history = [{"optimizer_name": "none", "lr_scheduler_state": {}, "num_updates": 0}]
-    checkpoint = {"cfg": OmegaConf.to_container(cfg), "args": None, "model": state}
-    torch.save({**checkpoint, "extra_state": {}, "optimizer_history": history}, path)
+    shared = {"model": state, "extra_state": {}, "optimizer_history": history}
+    torch.save({**shared, **ours}, folder / "ours.pt")
+    torch.save({**shared, **stock}, folder / "stock.pt")

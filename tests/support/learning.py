@@ -43,9 +43,7 @@ def _text(tokens: Tensor) -> str:
     return " ".join(str(int(t)) for t in tokens if t not in (EOS, PAD))
 
 
-def learn_and_score(
-    model: FairseqEncoderDecoderModel, reverse: bool, updates: int = 400
-) -> float:
+def learn_and_score(model: FairseqEncoderDecoderModel, reverse: bool, updates: int = 400) -> float:
     """Return the BLEU on unseen sequences after ``updates`` steps."""
     torch.manual_seed(1)
     _train(model, reverse, updates)

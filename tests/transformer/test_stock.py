@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from seqattn_fairseq.data.text_chain import TextChain
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.transformer.registry import make_config
-from tests.support.baseline import stock_model, trained_pair
+from tests.support.baseline import options_of, stock_model, trained_pair
 from tests.support.models import PAD, batch, build, shifted, toy_dictionary
 
 SIDES = ("encoder", "decoder")
@@ -100,9 +100,8 @@ def test_print_alignment_gives_the_stock_alignments():
 
 def test_pruned_layers_load():
     _, ours = pair()
-    options = {name: value for name, value in vars(ours.cfg).items() if not name.startswith("_")}
     keep = {"encoder_layers_to_keep": "0,1", "decoder_layers_to_keep": "0,2"}
-    cfg = make_config("softmax", **{**options, **keep})
+    cfg = make_config("softmax", **{**options_of(ours.cfg), **keep})
     cfg._name = "seqattn_softmax"
     pruned = build("softmax", cfg, ours.decoder.dictionary).eval()
     pruned.load_state_dict(ours.state_dict(), model_cfg=OmegaConf.structured(cfg))

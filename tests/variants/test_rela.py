@@ -103,6 +103,7 @@ class TestOfficialModules:
         grads = gradients(module) | {"query": query.grad}
         expected = split_maps(golden.group("grad")) | {"query": golden["grad/query"]}
         if "grad/memory" in golden:
+            assert memory.grad is not None
             grads["memory"], expected["memory"] = memory.grad, golden["grad/memory"]
         assert_gradients(grads, expected)
 
