@@ -31,7 +31,9 @@ def inputs(queries: int, keys: int, padded: bool) -> tuple[list[Tensor], Tensor 
     return tensors, mask if padded else None
 
 
-def compare(attention: Callable[..., Tensor], *shape: int, padded: bool, causal: bool) -> None:
+def compare(
+    attention: Callable[..., Tensor], shape: tuple[int, int], padded: bool, causal: bool
+) -> None:
     tensors, mask = inputs(*shape, padded)
     fast = attention(*tensors, mask, causal)
     weights = torch.randn_like(fast)
@@ -48,7 +50,7 @@ def compare(attention: Callable[..., Tensor], *shape: int, padded: bool, causal:
 @pytest.mark.parametrize("padded", [False, True], ids=["dense", "padded"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_softmax(shape: tuple[int, int], padded: bool, causal: bool) -> None:
-    compare(softmax_attention, *shape, padded=padded, causal=causal)
+    compare(softmax_attention, shape, padded=padded, causal=causal)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -57,7 +59,7 @@ def test_softmax(shape: tuple[int, int], padded: bool, causal: bool) -> None:
 def test_rela(activation: str, padded: bool, causal: bool) -> None:
     attention = partial(rela_attention, activation=activation)
     for shape in SHAPES:
-        compare(attention, *shape, padded=padded, causal=causal)
+        compare(attention, shape, padded=padded, causal=causal)
 
 
 @pytest.mark.parametrize("weights", [softmax_weights, rela_weights], ids=["softmax", "rela"])
