@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +55,9 @@ def run(args: argparse.Namespace) -> int:
         raise SeqAttnError(f"{args.folder}: exists and is not an empty folder; choose another")
     state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint))
     task = state["cfg"].task
-    data = args.data or Path(task.data)
-    sources = _sources(args, data, task.source_lang, task.target_lang)
+    files = _corpus_files(args, args.data or Path(task.data), (task.source_lang, task.target_lang))
     args.folder.mkdir(parents=True, exist_ok=True)
-    description = _copy_corpus(sources, args.folder, task.source_lang, task.target_lang)
+    description = _copy(files, args.folder)
     _write_model(state, description, args.folder / "model.pt")
     print(f"{args.folder}: {', '.join(sorted(p.name for p in args.folder.iterdir()))}")
     return 0
@@ -77,42 +77,48 @@ def find_checkpoint(run: Path) -> Path:
     raise SeqAttnError(f"{run}: no checkpoint, and no folder with a checkpoint_best.pt or _last.pt")
 
 
-def _sources(
-    args: argparse.Namespace, data: Path, source: str, target: str
-) -> dict[str, Path | BpeDescription]:
-    """Return what to copy: exported name -> file; "bpe" -> kind and file."""
-    files: dict[str, Path | BpeDescription] = {}
-    for language in (source, target):
-        path = data / f"dict.{language}.txt"
+@dataclass(frozen=True)
+class _CorpusFiles:
+    """What of the corpus is exported: files where they lie now."""
+
+    langs: tuple[str, str]
+    dictionaries: list[Path]
+    bpe_kind: str | None
+    bpe: Path | None
+    text_chain: Path | None
+
+
+def _corpus_files(args: argparse.Namespace, data: Path, langs: tuple[str, str]) -> _CorpusFiles:
+    dictionaries = [data / f"dict.{language}.txt" for language in langs]
+    for path in dictionaries:
         if not path.is_file():
             raise SeqAttnError(f"{path}: no such dictionary; give the data-bin with --data")
-        files[path.name] = path
-    known = load_corpus_description(data)
     if bool(args.bpe) != bool(args.bpe_file):
         raise SeqAttnError("--bpe and --bpe-file go together")
-    if args.bpe:
-        files["bpe"] = BpeDescription(args.bpe, str(args.bpe_file))
-    elif known and known.bpe:
-        files["bpe"] = BpeDescription(known.bpe.kind, str(data / known.bpe.file))
-    if args.text_chain:
-        files[TEXT_CHAIN_FILE] = args.text_chain
-    elif known and known.text_chain:
-        files[TEXT_CHAIN_FILE] = data / known.text_chain
-    return files
+    known = load_corpus_description(data)
+    kind, bpe, chain = args.bpe, args.bpe_file, args.text_chain
+    if not kind and known and known.bpe:
+        kind, bpe = known.bpe.kind, data / known.bpe.file
+    if not chain and known and known.text_chain:
+        chain = data / known.text_chain
+    for path in filter(None, (bpe, chain)):
+        if not path.is_file():
+            raise SeqAttnError(f"{path}: no such file")
+    return _CorpusFiles(langs, dictionaries, kind, bpe, chain)
 
 
-def _copy_corpus(
-    sources: dict[str, Path | BpeDescription], folder: Path, source: str, target: str
-) -> CorpusDescription:
+def _copy(files: _CorpusFiles, folder: Path) -> CorpusDescription:
+    copies = {path.name: path for path in files.dictionaries}
     bpe = None
-    for name, file in sources.items():
-        if isinstance(file, BpeDescription):
-            bpe = BpeDescription(file.kind, _HUB_NAMES[file.kind])
-            shutil.copyfile(file.file, folder / bpe.file)
-        else:
-            shutil.copyfile(file, folder / name)
-    chain = TEXT_CHAIN_FILE if TEXT_CHAIN_FILE in sources else None
-    description = CorpusDescription(source, target, bpe, chain)
+    if files.bpe_kind and files.bpe:
+        bpe = BpeDescription(files.bpe_kind, _HUB_NAMES[files.bpe_kind])
+        copies[bpe.file] = files.bpe
+    if files.text_chain:
+        copies[TEXT_CHAIN_FILE] = files.text_chain
+    for name, path in copies.items():
+        shutil.copyfile(path, folder / name)
+    chain = TEXT_CHAIN_FILE if files.text_chain else None
+    description = CorpusDescription(*files.langs, bpe, chain)
     description.save(folder)
     return description
 

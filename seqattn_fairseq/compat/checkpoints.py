@@ -1,0 +1,236 @@
+"""Checkpoints: copied atomically, refused in one clear line, replaced by the newest good one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import re
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextvars import ContextVar
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq import checkpoint_utils
+from fairseq.file_io import PathManager
+from fairseq.trainer import Trainer
+
+from seqattn_fairseq.compat.workaround import Workaround, always, source_contains
+from seqattn_fairseq.errors import SeqAttnError
+
+logger = logging.getLogger(__name__)
+
+# The task whose training is being resumed: Trainer does not hand a checkpoint's task state over.
+_resuming: ContextVar[Any] = ContextVar("seqattn_resuming", default=None)
+
+# What torch says of a pickle that asks for more than tensors, plain values and the allow-list.
+_REFUSED = re.compile(
+    r"GLOBAL (?P<name>\S+) (?:was not|whose)|unrecognized function (?P<function>\S+)"
+    r"|`add_safe_globals`,? but got (?P<type>.+)"
+)
+
+
+class DamagedCheckpointError(SeqAttnError):
+    """A file that cannot be a whole fairseq checkpoint; another one may take its place."""
+
+
+# ---- atomic copy -------------------------------------------------------------------------------
+
+
+def _copy_atomically() -> None:
+    original = PathManager.copy
+
+    @wraps(original)
+    def copy(src_path: str, dst_path: str, overwrite: bool = False) -> Any:
+        if PathManager.path_requires_pathmanager(dst_path):
+            return original(src_path, dst_path, overwrite)
+        partial = f"{dst_path}.tmp"
+        shutil.copyfile(src_path, partial)
+        os.replace(partial, dst_path)
+        return dst_path
+
+    PathManager.copy = staticmethod(copy)
+
+
+# ---- one line for what cannot be loaded --------------------------------------------------------
+
+
+def _explain(path: str, error: Exception) -> SeqAttnError:
+    """Turn whatever torch or fairseq raised while reading ``path`` into one line."""
+    if os.path.isfile(path) and os.path.getsize(path) == 0:
+        return DamagedCheckpointError(f"{path}: empty file, no checkpoint; use another one")
+    if isinstance(error, pickle.UnpicklingError) and (match := _REFUSED.search(str(error))):
+        return SeqAttnError(
+            f"{path}: refused and not executed: its pickle calls {match[match.lastgroup or 0]}, "
+            "which no fairseq checkpoint needs; get the file again from a source that you trust"
+        )
+    lines = str(error).strip().splitlines() or [""]
+    return DamagedCheckpointError(
+        f"{path}: truncated, damaged or no fairseq checkpoint ({type(error).__name__}: "
+        f"{lines[0][:120]}); use another checkpoint or copy this one again"
+    )
+
+
+def _verify_bytes(path: str) -> None:
+    """Compare the checksums of a checkpoint's parts, which torch writes but does not read."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+
+
+def _misfit(path: str, error: BaseException | None) -> SeqAttnError:
+    """Say in one line which parameter of ``path`` does not fit the model."""
+    details = [line.strip() for line in str(error or "").splitlines()]
+    sizes = [line for line in details if line.startswith("size mismatch")]
+    detail = (sizes or details[1:] or ["no details"])[0].rstrip(".")
+    return SeqAttnError(
+        f"{path}: its parameters do not fit this model ({detail[:200]}); use the architecture, "
+        "sizes and dictionaries that it was trained with, or another --save-dir"
+    )
+
+
+def _verify_contents(path: str, state: dict[str, Any]) -> None:
+    if not isinstance(state.get("model"), dict) or not (state.get("cfg") or state.get("args")):
+        raise DamagedCheckpointError(
+            f"{path}: no fairseq checkpoint (it has no 'model' and 'cfg'); use one that "
+            "fairseq-train wrote"
+        )
+    task = _resuming.get()
+    if task is not None:
+        from seqattn_fairseq.tasks.dictionaries import verify_task_state
+
+        verify_task_state(task, state.get("task_state") or {})
+
+
+def _explain_unreadable_files() -> None:
+    load_file = checkpoint_utils.load_checkpoint_to_cpu
+    load_models = checkpoint_utils.load_model_ensemble_and_task
+
+    @wraps(load_file)
+    def load_checkpoint_to_cpu(path: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            _verify_bytes(path)
+            state = load_file(path, *args, **kwargs)
+        except (FileNotFoundError, MemoryError):
+            raise
+        except Exception as error:
+            raise _explain(path, error) from error
+        _verify_contents(path, state)
+        return state
+
+    @wraps(load_models)
+    def load_model_ensemble_and_task(filenames: list[str], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return load_models(filenames, *args, **kwargs)
+        except OSError as error:
+            if "Model file not found" in str(error):
+                raise SeqAttnError(f"{error}; --path takes checkpoint files") from None
+            raise
+        except RuntimeError as error:
+            if "Error(s) in loading state_dict" in str(error):
+                raise _misfit(os.pathsep.join(map(str, filenames)), error) from error
+            raise
+
+    checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
+    checkpoint_utils.load_model_ensemble_and_task = load_model_ensemble_and_task
+
+
+# ---- resuming ----------------------------------------------------------------------------------
+
+
+def _updates(path: Path) -> int | None:
+    """Return the number of updates of a checkpoint that can be resumed from, else ``None``."""
+    try:
+        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        resumable = state["last_optimizer_state"] is not None and state["extra_state"]
+        return int(state["optimizer_history"][-1]["num_updates"]) if resumable else None
+    except Exception:  # whatever is wrong with it, it is no candidate
+        return None
+
+
+def _substitutes(last: Path) -> Iterator[Path]:
+    """Yield the run's other checkpoints that look whole, the most trained first.
+
+    Only fairseq's own names count: averaged or exported models may lie in the same folder.
+    """
+    suffix = re.escape(last.stem.removeprefix("checkpoint_last"))
+    name = re.compile(rf"checkpoint(\d+|_\d+_\d+|_best|\.best_\w+_[\d.]+?){suffix}\.pt")
+    others = [path for path in last.parent.iterdir() if name.fullmatch(path.name)]
+    updates = {path: _updates(path) for path in sorted(others)}
+    good = [path for path in updates if updates[path] is not None]
+    yield from sorted(good, key=lambda path: updates[path] or 0, reverse=True)
+
+
+def _load_or_substitute(load: Any, trainer: Trainer, filename: str, args: Any, kwargs: Any) -> Any:
+    """Load ``filename``; if it is damaged and the run's own last one, the newest good other."""
+    try:
+        return load(trainer, filename, *args, **kwargs)
+    except DamagedCheckpointError as error:
+        restore = trainer.cfg.checkpoint.restore_file
+        last = Path(filename)
+        if restore != "checkpoint_last.pt" or not last.name.startswith("checkpoint_last"):
+            raise
+        damage = error
+    for path in _substitutes(last):
+        try:
+            state = load(trainer, str(path), *args, **kwargs)
+        except DamagedCheckpointError as error:
+            logger.warning(str(error))
+            continue
+        logger.warning(f"{damage}: RESUMED FROM {path} instead, the newest good one")
+        return state
+    raise SeqAttnError(f"{damage}; {last.parent} has no other good one: empty it to start afresh")
+
+
+def _resume_from_newest_good() -> None:
+    original = Trainer.load_checkpoint
+
+    @wraps(original)
+    def load_checkpoint(self: Trainer, filename: str, *args: Any, **kwargs: Any) -> Any:
+        token = _resuming.set(self.task)
+        try:
+            return _load_or_substitute(original, self, filename, args, kwargs)
+        except SeqAttnError:
+            raise
+        except AssertionError as error:
+            if "please reset the optimizer" in str(error):
+                raise SeqAttnError(f"{filename}: {error}") from error
+            raise
+        except Exception as error:
+            if str(error).startswith("Cannot load model parameters"):
+                raise _misfit(filename, error.__context__) from error
+            raise
+        finally:
+            _resuming.reset(token)
+
+    Trainer.load_checkpoint = load_checkpoint
+
+
+WORKAROUNDS = (
+    Workaround(
+        "atomic checkpoint copy",
+        "fairseq copies checkpoint_last.pt in place: a kill during the copy left half a file and "
+        "a run that could not be resumed",
+        lambda: source_contains(PathManager.copy, "shutil.copyfile"),
+        _copy_atomically,
+    ),
+    Workaround(
+        "unreadable checkpoints",
+        "a truncated, empty, foreign or malicious checkpoint gave a traceback without its name",
+        always,
+        _explain_unreadable_files,
+    ),
+    Workaround(
+        "resume from the newest good checkpoint",
+        "a damaged checkpoint_last.pt stopped a run although good checkpoints lay beside it, and "
+        "other dictionaries than the run's went unnoticed",
+        always,
+        _resume_from_newest_good,
+    ),
+)

@@ -1,0 +1,99 @@
+"""Model names and options: old checkpoints get new defaults, wrong names the right spelling."""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import Any
+
+from fairseq import models
+from fairseq.dataclass import initialize
+from fairseq.dataclass.utils import merge_with_parent
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+
+from seqattn_fairseq.compat.workaround import Workaround, always, rebind
+from seqattn_fairseq.errors import SeqAttnError, nearest
+
+
+def _refuse_unknown_model(name: str | None) -> None:
+    known = {*models.ARCH_MODEL_REGISTRY, *models.MODEL_REGISTRY}
+    if name and name not in known:
+        raise SeqAttnError(
+            f"model '{name}' is not registered{nearest(name, known)}; a model of another plugin "
+            "needs that plugin's --user-dir"
+        )
+
+
+def _with_defaults(cfg: Any, name: str | None) -> Any:
+    """Fill options that the model has gained since ``cfg``, named by an architecture, was saved."""
+    dataclass = models.MODEL_DATACLASS_REGISTRY.get(models.ARCH_MODEL_NAME_REGISTRY.get(name))
+    if dataclass is None or name in models.MODEL_DATACLASS_REGISTRY:
+        return cfg
+    return merge_with_parent(dataclass(), cfg, remove_missing=True)
+
+
+def _merge_defaults() -> None:
+    original = models.build_model
+
+    @wraps(original)
+    def build_model(cfg: Any, task: Any, from_checkpoint: bool = False) -> Any:
+        name = getattr(cfg, "_name", None) or getattr(cfg, "arch", None)
+        _refuse_unknown_model(name)
+        if from_checkpoint and isinstance(cfg, DictConfig):
+            cfg = _with_defaults(cfg, name)
+        return original(cfg, task, from_checkpoint)
+
+    rebind(original, build_model)
+
+
+def _refuse_architecture_in_yaml(cfg: DictConfig) -> None:
+    """Refuse ``model._name: <architecture>``: Hydra would build the base size without a word."""
+    by_hydra = HydraConfig.initialized() or "job_logging_cfg" in cfg
+    name = getattr(cfg.get("model"), "_name", None)
+    model = models.ARCH_MODEL_NAME_REGISTRY.get(name)
+    if by_hydra and model != name and str(model).startswith("seqattn_"):
+        size = str(name).removeprefix(f"{model}_")
+        raise SeqAttnError(
+            f"model._name: '{name}' is an architecture of the fairseq-train command line; write "
+            f"model._name: {model} and choose its size with size={size}"
+        )
+
+
+def _check_hydra_names() -> None:
+    original = initialize.add_defaults
+
+    @wraps(original)
+    def add_defaults(cfg: DictConfig) -> None:
+        _refuse_architecture_in_yaml(cfg)
+        try:
+            original(cfg)
+        except (ConfigAttributeError, ConfigKeyError) as error:
+            options = error.object_type
+            fields = getattr(options, "__dataclass_fields__", None)
+            if options is None or fields is None:
+                raise
+            raise SeqAttnError(
+                f"{options.__name__} has no option '{error.full_key}'"
+                f"{nearest(str(error.key), fields)}"
+            ) from error
+
+    rebind(original, add_defaults)
+
+
+WORKAROUNDS = (
+    Workaround(
+        "defaults for old checkpoints",
+        "a checkpoint named by an architecture lacks every option added to the model since, and "
+        "fairseq merges defaults only into those named by a model",
+        always,
+        _merge_defaults,
+    ),
+    Workaround(
+        "names in Hydra configurations",
+        "an architecture name in model._name trains the base size without a word, and a "
+        "misspelt option ends in a traceback",
+        always,
+        _check_hydra_names,
+    ),
+)

@@ -1,0 +1,148 @@
+"""fairseq against today's torch and numpy."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import pickle
+from collections.abc import Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from fairseq import nan_detector
+from fairseq.data import data_utils, language_pair_dataset
+from fairseq.models import distributed_fairseq_model
+
+from seqattn_fairseq.compat.workaround import Workaround, rebind, source_contains
+
+# ---- safe loading ------------------------------------------------------------------------------
+
+
+def _namespace_is_refused() -> bool:
+    buffer = io.BytesIO()
+    torch.save(argparse.Namespace(), buffer)
+    buffer.seek(0)
+    try:
+        torch.load(buffer)
+    except pickle.UnpicklingError:
+        return True
+    return False
+
+
+def _checkpoint_types() -> list[Any]:
+    """Return what fairseq puts into checkpoints beyond tensors and plain Python values."""
+    multiarray = (np._core if hasattr(np, "_core") else np.core).multiarray
+    constructors = [
+        (getattr(multiarray, function), f"{package}.multiarray.{function}")
+        for function in ("_reconstruct", "scalar")
+        for package in ("numpy._core", "numpy.core")  # numpy 2 and 1 pickle different names
+    ]
+    dtypes = {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}
+    return [argparse.Namespace, np.ndarray, np.dtype, *dtypes, *constructors]
+
+
+def _allow_checkpoint_types() -> None:
+    torch.serialization.add_safe_globals(_checkpoint_types())
+
+
+# ---- length buckets ----------------------------------------------------------------------------
+
+
+def _buckets_fail() -> bool:
+    try:
+        data_utils.get_buckets(np.array([1, 2]), 1)
+    except TypeError:
+        return True
+    return not hasattr(np, "compat")
+
+
+def _get_buckets(sizes: Any, num_buckets: int) -> Any:
+    quantiles = np.linspace(0, 100, num_buckets + 1)
+    return np.unique(np.percentile(sizes, quantiles, method="lower")[1:])
+
+
+def _repair_buckets() -> None:
+    rebind(data_utils.get_buckets, _get_buckets)
+    # LanguagePairDataset asks for np.compat.long; a private copy of the namespace serves it
+    # without changing numpy for anybody else.
+    private = ModuleType("numpy")
+    vars(private).update(vars(np), compat=SimpleNamespace(long=int))
+    language_pair_dataset.np = private
+
+
+# ---- NaN detector ------------------------------------------------------------------------------
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, (list, tuple, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item)
+
+
+def _add_hooks(detector: Any, module: torch.nn.Module) -> None:
+    """Replace ``NanDetector.add_hooks``: gradients are watched on the output tensors."""
+
+    def watch(module: torch.nn.Module, inputs: Any, output: Any) -> None:
+        for tensor in _tensors(output):
+            if tensor.requires_grad:
+                tensor.register_hook(lambda grad: detector.bhook_fn(module, inputs, grad))
+
+    if detector.forward:
+        detector.fhooks.append(module.register_forward_hook(detector.fhook_fn))
+    if detector.backward:
+        detector.bhooks.append(module.register_forward_hook(watch))
+
+
+def _repair_nan_detector() -> None:
+    nan_detector.NanDetector.add_hooks = _add_hooks
+
+
+# ---- data-parallel on CPU ----------------------------------------------------------------------
+
+
+def _repair_cpu_data_parallel() -> None:
+    wrapper = distributed_fairseq_model.DistributedDataParallel
+
+    def data_parallel(module: torch.nn.Module, **kwargs: Any) -> torch.nn.Module:
+        if all(parameter.device.type == "cpu" for parameter in module.parameters()):
+            kwargs.update(device_ids=None, output_device=None)
+        wrapped: torch.nn.Module = wrapper(module=module, **kwargs)
+        return wrapped
+
+    distributed_fairseq_model.DistributedDataParallel = data_parallel
+
+
+WORKAROUNDS = (
+    Workaround(
+        "safe checkpoint loading",
+        "torch >= 2.6 unpickles only what is on its list, and fairseq's checkpoints hold "
+        "argparse.Namespace and numpy scalars: these are added, weights_only stays on",
+        _namespace_is_refused,
+        _allow_checkpoint_types,
+    ),
+    Workaround(
+        "length buckets",
+        "--num-batch-buckets uses names that numpy 2 no longer has",
+        _buckets_fail,
+        _repair_buckets,
+    ),
+    Workaround(
+        "NaN detector",
+        "fairseq's detector dies with StopIteration on modules that return a dict, so that the "
+        "layer with the first NaN is never named",
+        lambda: source_contains(nan_detector.NanDetector.add_hooks, "register_backward_hook"),
+        _repair_nan_detector,
+    ),
+    Workaround(
+        "data-parallel training on CPU",
+        "fairseq passes GPU numbers to DistributedDataParallel, which refuses them with --cpu",
+        lambda: source_contains(
+            distributed_fairseq_model.DistributedFairseqModel, "device_ids=[args.device_id]"
+        ),
+        _repair_cpu_data_parallel,
+    ),
+)

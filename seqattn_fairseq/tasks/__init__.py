@@ -1,0 +1,1 @@
+"""fairseq tasks: ``seqattn_translation``."""

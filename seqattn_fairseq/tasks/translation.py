@@ -1,0 +1,268 @@
+"""Task ``seqattn_translation``: fairseq's translation task that loses no sentence."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq import utils
+from fairseq.data import FairseqDataset, data_utils
+from fairseq.sequence_scorer import SequenceScorer
+from fairseq.tasks import register_task
+from fairseq.tasks.translation import TranslationConfig, TranslationTask
+
+from seqattn_fairseq.errors import SeqAttnError, nearest
+from seqattn_fairseq.tasks.batches import (
+    Hypotheses,
+    TranslatableDataset,
+    empty_hypothesis,
+    is_empty,
+    is_too_long,
+    select_rows,
+    source_limit,
+)
+from seqattn_fairseq.tasks.dictionaries import STATE_KEY, describe, verify_task_state
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class SeqAttnTranslationConfig(TranslationConfig):
+    """The options of fairseq's ``translation`` task."""
+
+
+@register_task("seqattn_translation", dataclass=SeqAttnTranslationConfig)
+class SeqAttnTranslationTask(TranslationTask):
+    """fairseq's translation task; as many lines come out as went in, and mistakes get one line.
+
+    * an empty source line gives an empty output line;
+    * a source longer than the model's positions is named in a warning, and its output line stays
+      empty, while the others are translated;
+    * the digests of both dictionaries are saved with a checkpoint and compared when it is loaded.
+
+    The stock task turns into this class when it builds one of our models (see ``compat``), so no
+    attribute may be created in the constructor.
+    """
+
+    _models: tuple[torch.nn.Module, ...] = ()
+    _lines_before = 0  # lines of fairseq-interactive before the current buffer
+    _lines_read = 0
+
+    # ---- set-up --------------------------------------------------------------------------------
+
+    @classmethod
+    def setup_task(cls, cfg: Any, **kwargs: Any) -> SeqAttnTranslationTask:
+        """Load the dictionaries and build the task.
+
+        Raises:
+            SeqAttnError: the data folder or a dictionary is missing.
+        """
+        remedy = (
+            "the data must be a folder made by fairseq-preprocess for this --source-lang and "
+            "--target-lang"
+        )
+        if not cfg.data:
+            raise SeqAttnError(f"no data given (in Hydra task.data); {remedy}")
+        try:
+            task: SeqAttnTranslationTask = super().setup_task(cfg, **kwargs)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise SeqAttnError(f"{error.filename}: not found; {remedy}") from error
+        except Exception as error:
+            if "Could not infer language pair" not in str(error):
+                raise
+            raise SeqAttnError(f"{cfg.data}: holds no language pair; {remedy}") from error
+        return task
+
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        """Build a model (fairseq's interface)."""
+        model = super().build_model(cfg, from_checkpoint)
+        self.remember_model(model)
+        return model
+
+    def remember_model(self, model: torch.nn.Module) -> None:
+        """Note a model that this task has built."""
+        self._models = (*self._models, model)
+
+    def _is_translating(self) -> bool:
+        """Tell translation from training and validation, whose filters stay fairseq's own.
+
+        fairseq marks the models that fairseq-generate, -interactive and the hub have prepared.
+        """
+        return any(getattr(model, "_is_generation_fast", False) for model in self._models)
+
+    # ---- state in checkpoints ------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the task state of a checkpoint: fairseq's, and the dictionaries' digests."""
+        return {**super().state_dict(), STATE_KEY: describe(self)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over a checkpoint's task state.
+
+        Raises:
+            SeqAttnError: the checkpoint was trained with other dictionaries.
+        """
+        super().load_state_dict(verify_task_state(self, state_dict))
+
+    # ---- data ----------------------------------------------------------------------------------
+
+    def load_dataset(
+        self, split: str, epoch: int = 1, combine: bool = False, **kwargs: Any
+    ) -> None:
+        """Load a split (fairseq's interface).
+
+        Raises:
+            SeqAttnError: the split is missing or empty, or its sides differ in length.
+        """
+        paths = utils.split_paths(self.cfg.data)
+        folder = paths[(epoch - 1) % len(paths)] if split == self.cfg.train_subset else paths[0]
+        try:
+            super().load_dataset(split, epoch=epoch, combine=combine, **kwargs)
+        except FileNotFoundError as error:
+            raise self._missing_split(split, folder) from error
+        except AssertionError:
+            self._check_lengths(split, folder)
+            raise
+        if len(self.datasets[split]) == 0:
+            raise SeqAttnError(f"{folder}: split '{split}' holds no sentence")
+
+    def _missing_split(self, split: str, folder: str) -> SeqAttnError:
+        source, target = self.cfg.source_lang, self.cfg.target_lang
+        pairs = (f"{source}-{target}", f"{target}-{source}")
+        files = [path for pair in pairs for path in Path(folder).glob(f"*.{pair}.*")]
+        names = sorted({path.name.split(".")[0] for path in files})
+        return SeqAttnError(
+            f"{folder}: no split '{split}' for {pairs[0]}{nearest(split, names)}; "
+            f"it holds {', '.join(names) or 'no split of this language pair'}"
+        )
+
+    def _check_lengths(self, split: str, folder: str) -> None:
+        """Name the files of a split (or of its continuation split1, ...) that differ in length."""
+        source, target = self.cfg.source_lang, self.cfg.target_lang
+        names = [f"{split}*.{first}-{second}" for first, second in permutations((source, target))]
+        for index in sorted(path for name in names for path in Path(folder).glob(f"{name}.*.idx")):
+            files = [f"{index.with_suffix('').with_suffix('')}.{side}" for side in (source, target)]
+            sides = [data_utils.load_indexed_dataset(f, None, self.cfg.dataset_impl) for f in files]
+            counts = [0 if side is None else len(side) for side in sides]
+            if counts[0] != counts[1]:
+                raise SeqAttnError(
+                    f"{files[0]} has {counts[0]:,} sentences but {files[1]} has {counts[1]:,}; "
+                    "binarise again from files with the same number of lines"
+                )
+
+    # ---- batches -------------------------------------------------------------------------------
+
+    def get_interactive_tokens_and_lengths(self, lines: list[str], encode_fn: Any) -> Any:
+        """Encode a buffer of input lines (fairseq's interface), counting them."""
+        self._lines_before = self._lines_read
+        self._lines_read += len(lines)
+        return super().get_interactive_tokens_and_lengths(lines, encode_fn)
+
+    def get_batch_iterator(
+        self,
+        dataset: FairseqDataset,
+        max_tokens: int | None = None,
+        max_sentences: int | None = None,
+        max_positions: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Return fairseq's batch iterator; for translation, one that holds every sentence.
+
+        Raises:
+            SeqAttnError: a sentence of a training or validation set fits into no batch.
+        """
+        if self._is_translating():
+            self._warn_of_long_sources(dataset, source_limit(max_positions))
+            dataset, max_positions = TranslatableDataset(dataset, max_tokens), None
+        try:
+            return super().get_batch_iterator(
+                dataset, max_tokens, max_sentences, max_positions, **kwargs
+            )
+        except AssertionError as error:
+            if "exceed max_tokens" not in str(error):
+                raise
+            sizes = dataset.num_tokens_vec(range(len(dataset)))
+            raise SeqAttnError(
+                f"{self._split_of(dataset)}: sentence {int(sizes.argmax()) + 1} has "
+                f"{sizes.max():,} tokens, more than a batch may hold ({max_tokens:,}); raise "
+                "--max-tokens or --max-tokens-valid"
+            ) from error
+
+    def _warn_of_long_sources(self, dataset: FairseqDataset, limit: float) -> None:
+        sizes = dataset.src_sizes
+        for index in (sizes > limit).nonzero()[0]:
+            logger.warning(
+                f"sentence {self._lines_before + index + 1}: {sizes[index]:,} source tokens, the "
+                f"model takes {limit:,.0f}; not translated, its output line stays empty"
+            )
+
+    def _split_of(self, dataset: FairseqDataset) -> str:
+        return next((name for name, known in self.datasets.items() if known is dataset), "data")
+
+    def filter_indices_by_size(
+        self,
+        indices: Any,
+        dataset: FairseqDataset,
+        max_positions: Any = None,
+        ignore_invalid_inputs: bool = False,
+    ) -> Any:
+        """Drop or refuse sentences that are too long, as fairseq does, naming the sentence.
+
+        Raises:
+            SeqAttnError: a sentence is too long and ``ignore_invalid_inputs`` is off.
+        """
+        if not ignore_invalid_inputs:
+            _, ignored = dataset.filter_indices_by_size(indices, max_positions)
+            if len(ignored) > 0:
+                first = min(ignored)
+                raise SeqAttnError(
+                    f"{self._split_of(dataset)}: sentence {first + 1} has (source, target) tokens "
+                    f"{tuple(map(int, dataset.size(first)))}, the limit is {max_positions} "
+                    f"({len(ignored):,} such sentences); raise --max-source-positions and "
+                    "--max-target-positions or pass --skip-invalid-size-inputs-valid-test"
+                )
+        return super().filter_indices_by_size(
+            indices, dataset, max_positions, ignore_invalid_inputs
+        )
+
+    # ---- translation ---------------------------------------------------------------------------
+
+    def inference_step(
+        self,
+        generator: Any,
+        models: list[Any],
+        sample: dict[str, Any],
+        prefix_tokens: torch.Tensor | None = None,
+        constraints: torch.Tensor | None = None,
+    ) -> list[Hypotheses]:
+        """Translate a batch: B lists of hypotheses, best first.
+
+        Empty and over-long sources get one empty hypothesis without reaching the model. A
+        generator that scores given targets still scores those of empty sources.
+        """
+        source = sample["net_input"]["src_tokens"]
+        pad, eos = self.source_dictionary.pad(), self.source_dictionary.eos()
+        positions = [model.max_positions() for model in models]
+        limit = source_limit(utils.resolve_max_positions(self.max_positions(), *positions))
+        skipped = is_too_long(source, pad, limit)
+        if not isinstance(generator, SequenceScorer):
+            skipped |= is_empty(source, pad, eos)
+        if not skipped.any():
+            stock: list[Hypotheses] = super().inference_step(
+                generator, models, sample, prefix_tokens, constraints
+            )
+            return stock
+        hypotheses: list[Hypotheses] = [[empty_hypothesis(source, eos)] for _ in source]
+        rows = (~skipped).nonzero()[:, 0]
+        if len(rows) > 0:
+            reduced = select_rows(sample, rows, pad)
+            prefix_tokens = None if prefix_tokens is None else prefix_tokens[rows]
+            constraints = None if constraints is None else constraints[rows]
+            found = super().inference_step(generator, models, reduced, prefix_tokens, constraints)
+            for row, hypothesis in zip(rows.tolist(), found, strict=True):
+                hypotheses[row] = hypothesis
+        return hypotheses
