@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import shutil
+import sys
 import zipfile
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -212,6 +213,30 @@ def _resume_from_newest_good() -> None:
     Trainer.load_checkpoint = load_checkpoint
 
 
+# ---- several trainings in one process ----------------------------------------------------------
+
+
+def _forget_other_trainings() -> None:
+    """Clear the best loss and the patience that fairseq keeps on its functions."""
+    vars(checkpoint_utils.save_checkpoint).pop("best", None)
+    for name in ("fairseq_cli.train", "__main__"):
+        stop = getattr(sys.modules.get(name), "should_stop_early", None)
+        if stop is not None:
+            vars(stop).clear()
+
+
+def _separate_trainings() -> None:
+    original = checkpoint_utils.load_checkpoint
+
+    @wraps(original)
+    def load_checkpoint(*args: Any, **kwargs: Any) -> Any:
+        # the first thing that a training does with its checkpoints, once
+        _forget_other_trainings()
+        return original(*args, **kwargs)
+
+    checkpoint_utils.load_checkpoint = load_checkpoint
+
+
 WORKAROUNDS = (
     Workaround(
         "atomic checkpoint copy",
@@ -232,5 +257,12 @@ WORKAROUNDS = (
         "other dictionaries than the run's went unnoticed",
         always,
         _resume_from_newest_good,
+    ),
+    Workaround(
+        "sweeps",
+        "a Hydra sweep trains run after run in one process, where each inherited the best loss and "
+        "the patience of the one before: it kept no best checkpoint and stopped early",
+        lambda: source_contains(checkpoint_utils.save_checkpoint, "save_checkpoint.best"),
+        _separate_trainings,
     ),
 )

@@ -1,0 +1,73 @@
+"""The Hydra recipes run: one model, a sweep, and what the two must not share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from seqattn_fairseq.evaluation.checkpoints import load_checkpoint
+from tests.support import toy_corpus
+
+pytestmark = pytest.mark.xdist_group("commands")
+
+
+def hydra_train(root: Path, folder: Path, *overrides: str) -> toy_corpus.Result:
+    data_bin = toy_corpus.corpus()[1]
+    sizes = {"embed_dim": 16, "ffn_embed_dim": 16, "layers": 1, "attention_heads": 2}
+    small = [f"model.{side}_{k}={v}" for side in ("encoder", "decoder") for k, v in sizes.items()]
+    return toy_corpus.run(
+        "hydra_train", "--config-dir", str(root / "configs"), "--config-name", "multi30k_en_de",
+        *overrides, f"common.user_dir='{toy_corpus.USER_DIR}'", f"task.data='{data_bin}'",
+        "task.source_lang=src", "task.target_lang=tgt", "optimization.max_update=3",
+        "dataset.num_workers=0", "common.cpu=true", *small, folder=folder,
+    )  # fmt: skip
+
+
+def test_a_sweep_gives_every_run_its_own_folder(root: Path, tmp_path: Path) -> None:
+    result = hydra_train(root, tmp_path, "-m", "variant=softmax,rela_g", "seed=1,2")
+    assert result.status == 0, result.stderr
+    runs = tmp_path / "runs" / "multi30k_en_de"
+    found = {str(p.parent.relative_to(runs)) for p in runs.rglob("checkpoint_last.pt")}
+    assert found == {f"{v}_tiny/seed{s}" for v in ("softmax", "rela_g") for s in (1, 2)}
+    states = {name: load_checkpoint(runs / name / "checkpoint_last.pt") for name in found}
+    for name, state in states.items():
+        variant, seed = name.split("_tiny/seed")
+        assert state["cfg"]["model"]["_name"] == f"seqattn_{variant}"
+        assert state["cfg"]["common"]["seed"] == int(seed)
+        # fairseq keeps best loss and patience on functions: no run may see another's
+        assert state["optimizer_history"][-1]["num_updates"] == 3
+        assert state["extra_state"]["best"] == state["extra_state"]["val_loss"]
+        assert (runs / name / "checkpoint_best.pt").exists()
+    first, second = (states[f"rela_g_tiny/seed{s}"]["model"] for s in (1, 2))
+    assert not torch.equal(
+        first["encoder.layers.0.fc1.weight"], second["encoder.layers.0.fc1.weight"]
+    )
+
+
+def test_hydra_and_command_line_train_the_same_weights(root: Path, tmp_path: Path) -> None:
+    assert hydra_train(root, tmp_path, "variant=rela_g").status == 0
+    result = toy_corpus.run(
+        "train", str(toy_corpus.corpus()[1]), "--user-dir", toy_corpus.USER_DIR,
+        "--task", "seqattn_translation", "-s", "src", "-t", "tgt", "--arch", "seqattn_rela_g_tiny",
+        *toy_corpus.TINY, "--share-all-embeddings", "--dropout", "0.3", "--cpu",
+        "--criterion", "label_smoothed_cross_entropy", "--label-smoothing", "0.1",
+        "--optimizer", "adam", "--adam-betas", "(0.9, 0.98)", "--lr", "0.005",
+        "--lr-scheduler", "inverse_sqrt", "--warmup-updates", "2000",
+        "--warmup-init-lr", "1e-07", "--max-tokens", "4096", "--update-freq", "2",
+        "--max-update", "3", "--update-epoch-batch-itr", "True", "--num-workers", "0",
+        "--save-dir", str(tmp_path / "by command"),
+    )  # fmt: skip
+    assert result.status == 0, result.stderr
+    folders = tmp_path / "runs/multi30k_en_de/rela_g_tiny/seed1", tmp_path / "by command"
+    by_hydra, by_command = (load_checkpoint(f / "checkpoint_last.pt")["model"] for f in folders)
+    assert by_hydra.keys() == by_command.keys()
+    assert all(torch.equal(by_hydra[name], by_command[name]) for name in by_hydra)
+
+
+def test_an_unknown_variant_is_refused_with_the_known_ones(root: Path, tmp_path: Path) -> None:
+    result = hydra_train(root, tmp_path, "variant=relag")
+    assert result.status == 1
+    assert "Could not find 'variant/relag'" in result.stderr
+    assert "rela_g" in result.stderr
