@@ -12,8 +12,10 @@ from seqattn_fairseq.errors import SeqAttnError, nearest
 # command -> one line of help; the module of the same name in this package brings
 # ``add_arguments(parser)`` and ``run(args) -> int``.
 COMMANDS = {
+    "attention": "draw the cross-attention of one sentence",
     "average": "average the weights of several checkpoints",
     "configs": "write the Hydra groups size/ and variant/ from the presets table",
+    "corpus": "write the embedded German-English corpus of the quickstart",
     "doctor": "print versions and every active workaround with its reason",
     "export": "write a run as a folder that from_pretrained() and the hub read",
     "list": "list variants, architectures and presets",

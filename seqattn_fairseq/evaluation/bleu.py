@@ -1,0 +1,85 @@
+"""The BLEU flavours of the literature, computed by sacreBLEU.
+
+Tokenised BLEU is multi-bleu's: exact, no smoothing, on the tokens as they are. fairseq's own
+scorer agrees with it up to collisions of its n-gram hash, which can raise the score a little.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sacrebleu.metrics.bleu import BLEU
+from sacremoses import MosesDetokenizer
+
+from seqattn_fairseq.errors import SeqAttnError
+
+# the upstream script works on bytes: only the ASCII blanks count as blank, not U+00A0
+_HYPHEN = re.compile(r"([^ \t\n\r\f\v])-([^ \t\n\r\f\v])")
+
+
+@dataclass(frozen=True)
+class Score:
+    """A corpus BLEU (0 to 100), its parts as sacreBLEU prints them, and the signature."""
+
+    bleu: float
+    detail: str
+    signature: str
+
+    def __str__(self) -> str:
+        return f"{self.bleu:.2f}  {self.detail}  {self.signature}"
+
+
+def compound_split(line: str) -> str:
+    """Split hyphenated words as "Scaling Neural Machine Translation" (Ott et al. 2018) does.
+
+    ``a-b`` becomes ``a ##AT##-##AT## b``. Matches do not overlap, so ``a-b-c`` is split once.
+    """
+    return _HYPHEN.sub(r"\1 ##AT##-##AT## \2", line)
+
+
+def detokenize(lines: Sequence[str], language: str) -> list[str]:
+    """Undo Moses tokenisation by the rules of ``language`` (``de``, ``en``, ...)."""
+    detokenizer = MosesDetokenizer(lang=language)
+    return [detokenizer.detokenize(line.split()) for line in lines]
+
+
+def corpus_bleu(
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    tokenize: str = "13a",
+    lowercase: bool = False,
+    smooth: str = "exp",
+) -> Score:
+    """Return corpus BLEU-4 against one reference.
+
+    Raises:
+        SeqAttnError: different numbers of sentences, or none.
+    """
+    if len(hypotheses) != len(references):
+        raise SeqAttnError(
+            f"{len(hypotheses)} hypotheses but {len(references)} references; give the reference "
+            "of this test set, one sentence a line"
+        )
+    if not hypotheses:
+        raise SeqAttnError("nothing to score: no sentences")
+    # force: the text may be tokenised already, which sacreBLEU would warn about
+    metric = BLEU(tokenize=tokenize, lowercase=lowercase, smooth_method=smooth, force=True)
+    result = metric.corpus_score(list(hypotheses), [list(references)])
+    parts = "/".join(f"{precision:.1f}" for precision in result.precisions)
+    detail = f"{parts} (BP {result.bp:.3f}, {result.sys_len:,} / {result.ref_len:,})"
+    return Score(result.score, detail, str(metric.get_signature()))
+
+
+def tokenized_bleu(
+    hypotheses: Sequence[str],
+    references: Sequence[str],
+    split_compounds: bool = False,
+    lowercase: bool = False,
+) -> Score:
+    """Return exact BLEU of tokenised text, optionally after :func:`compound_split` of both."""
+    if split_compounds:
+        hypotheses = [compound_split(line) for line in hypotheses]
+        references = [compound_split(line) for line in references]
+    return corpus_bleu(hypotheses, references, "none", lowercase, smooth="none")
