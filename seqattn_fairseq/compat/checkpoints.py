@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 _resuming: ContextVar[Any] = ContextVar("seqattn_resuming", default=None)
 
 # What torch says of a pickle that asks for more than tensors, plain values and the allow-list.
+# where --patience stands, in a checkpoint's extra state
+_PATIENCE_KEY = "seqattn_patience"
+
 _REFUSED = re.compile(
     r"GLOBAL (?P<name>\S+) (?:was not|whose)|unrecognized function (?P<function>\S+)"
     r"|`add_safe_globals`,? but got (?P<type>.+)"
@@ -216,25 +219,41 @@ def _resume_from_newest_good() -> None:
 # ---- several trainings in one process ----------------------------------------------------------
 
 
-def _forget_other_trainings() -> None:
-    """Clear the best loss and the patience that fairseq keeps on its functions."""
-    vars(checkpoint_utils.save_checkpoint).pop("best", None)
+def _patience() -> dict[str, Any]:
+    """Return the attributes that fairseq-train keeps on its early-stopping function."""
     for name in ("fairseq_cli.train", "__main__"):
         stop = getattr(sys.modules.get(name), "should_stop_early", None)
         if stop is not None:
-            vars(stop).clear()
+            attributes: dict[str, Any] = vars(stop)
+            return attributes
+    return {}
+
+
+def _save_patience() -> None:
+    original = Trainer.save_checkpoint
+
+    @wraps(original)
+    def save_checkpoint(self: Trainer, filename: str, extra_state: dict[str, Any]) -> Any:
+        return original(self, filename, {**extra_state, _PATIENCE_KEY: dict(_patience())})
+
+    Trainer.save_checkpoint = save_checkpoint
 
 
 def _separate_trainings() -> None:
     original = checkpoint_utils.load_checkpoint
 
     @wraps(original)
-    def load_checkpoint(*args: Any, **kwargs: Any) -> Any:
+    def load_checkpoint(cfg: Any, *args: Any, **kwargs: Any) -> Any:
         # the first thing that a training does with its checkpoints, once
-        _forget_other_trainings()
-        return original(*args, **kwargs)
+        vars(checkpoint_utils.save_checkpoint).pop("best", None)
+        _patience().clear()
+        extra_state, epoch_iterator = original(cfg, *args, **kwargs)
+        if extra_state and not (cfg.reset_meters or cfg.reset_optimizer):
+            _patience().update(extra_state.get(_PATIENCE_KEY, {}))
+        return extra_state, epoch_iterator
 
     checkpoint_utils.load_checkpoint = load_checkpoint
+    _save_patience()
 
 
 WORKAROUNDS = (
@@ -259,9 +278,9 @@ WORKAROUNDS = (
         _resume_from_newest_good,
     ),
     Workaround(
-        "sweeps",
-        "a Hydra sweep trains run after run in one process, where each inherited the best loss and "
-        "the patience of the one before: it kept no best checkpoint and stopped early",
+        "one training, one history",
+        "each run of a Hydra sweep inherited best loss and patience of the one before, kept no best "
+        "checkpoint and stopped early; a resumed run forgot its patience and stopped late",
         lambda: source_contains(checkpoint_utils.save_checkpoint, "save_checkpoint.best"),
         _separate_trainings,
     ),

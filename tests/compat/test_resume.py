@@ -112,3 +112,21 @@ def test_another_models_checkpoint_is_refused_in_one_line(tmp_path: Path) -> Non
     assert result.status == 1
     assert "parameters do not fit this model" in result.stderr.strip().splitlines()[-1]
     assert "Traceback" not in result.stderr
+
+
+def test_patience_survives_an_interruption(tmp_path: Path) -> None:
+    """A learning rate of nearly nothing never improves: patience 2 ends the third epoch."""
+    data_bin = toy_corpus.corpus()[1]
+    for name, interruptions in (("calm", []), ("interrupted", ["2"])):
+        for extra in [*(["--max-epoch", epoch] for epoch in interruptions), []]:
+            result = toy_corpus.train(
+                data_bin, tmp_path / name, "--patience", "2", "--lr", "1e-30", *extra,
+                arch="seqattn_softmax",
+            )  # fmt: skip
+            assert result.status == 0, result.stderr
+    epochs = {
+        name: sorted(p.name for p in (tmp_path / name).glob("checkpoint[0-9]*.pt"))
+        for name in ("calm", "interrupted")
+    }
+    assert epochs["interrupted"] == epochs["calm"]
+    assert epochs["calm"] == [f"checkpoint{epoch}.pt" for epoch in (1, 2, 3)]
