@@ -279,7 +279,7 @@ WORKAROUNDS = (
     ),
     Workaround(
         "one training, one history",
-        "each run of a Hydra sweep inherited best loss and patience of the one before, kept no best "
+        "each run of a Hydra sweep inherited best loss and patience of the one before, had no best "
         "checkpoint and stopped early; a resumed run forgot its patience and stopped late",
         lambda: source_contains(checkpoint_utils.save_checkpoint, "save_checkpoint.best"),
         _separate_trainings,
