@@ -90,6 +90,11 @@ class EncoderDecoderConfig(FairseqDataclass):
     zero_start: bool = option(
         False, "the decoder starts from a zero vector instead of the eos embedding (ReLA release)"
     )
+    target_padding_visible: bool = option(
+        False,
+        "padded target positions may see each other (ReLA release); moves nothing but the "
+        "outputs at padding",
+    )
 
 
 SIDES = ("encoder", "decoder")

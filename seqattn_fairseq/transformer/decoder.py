@@ -36,6 +36,7 @@ class Decoder(EmbedsTokens, FairseqIncrementalDecoder):
         super().__init__(dictionary)
         stack = stack_config(cfg, "decoder")
         self.max_target_positions = cfg.max_target_positions
+        self.target_padding_visible = cfg.target_padding_visible
         self.need_attn = False
         self.build_embedding(cfg, "decoder", tokens)
         self.layers = layer_list(layers, stack.layerdrop)
@@ -58,17 +59,18 @@ class Decoder(EmbedsTokens, FairseqIncrementalDecoder):
         ``logs`` maps the index of a layer to the log that receives its attention weights.
         """
         x = self.embed(tokens_BT)
-        mask = self._left_padding(tokens_BT)
+        mask = self._padding_mask(tokens_BT)
         states = [x]
         for index, layer in enumerate(self.layers):
             x = layer(x, mask, memory, logs.get(index) if logs else None)
             states.append(x)
         return self._normalized(x), states
 
-    def _left_padding(self, tokens_BT: Tensor) -> Tensor | None:
-        # Causality hides padding on the right; only padding on the left needs a mask.
+    def _padding_mask(self, tokens_BT: Tensor) -> Tensor | None:
+        if self.target_padding_visible:
+            return None
         padding = tokens_BT.eq(self.padding_idx)
-        return padding if bool(padding[:, 0].any()) else None
+        return padding if bool(padding.any()) else None
 
     def _normalized(self, x: Tensor) -> Tensor:
         return x if self.layer_norm is None else self.layer_norm(x)

@@ -47,10 +47,9 @@ def pair(**options):
 def test_same_logits_and_gradients(options):
     stock, ours = pair(**options)
     source, target = batch([7, 5, 1]), shifted([6, 3, 5])
-    weights = torch.randn(3, 6, 23).masked_fill(target.eq(PAD).unsqueeze(-1), 0.0)
+    weights = torch.randn(3, 6, 23)
     logits = [model(source, source.ne(PAD).sum(1), target)[0] for model in (stock, ours)]
-    real = target.ne(PAD)
-    torch.testing.assert_close(logits[1][real], logits[0][real], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(logits[1], logits[0], rtol=1e-5, atol=1e-5)
     for out in logits:
         (out * weights).sum().backward()
     grads = dict(ours.named_parameters())
@@ -140,7 +139,7 @@ def real_sources(shared, trained):
 
 def test_trained_logits_within_twice_stocks_own_error(trained, real_sources):
     stock, ours = trained
-    target = shifted([12] * 64, vocabulary=9000)
+    target = shifted([12, 7] * 32, vocabulary=9000)
     with torch.no_grad():
         single = stock(real_sources, real_sources.ne(PAD).sum(1), target)[0]
         actual = ours(real_sources, None, target)[0]

@@ -152,6 +152,7 @@ def official() -> tuple[Golden, SeqAttnModel]:
         position_start=0,
         position_by_column=True,
         zero_start=True,
+        target_padding_visible=True,
     )
     model = build("rela_g", cfg, OfficialDictionary(config["vocab"]))
     params = golden.group("param")
