@@ -128,6 +128,7 @@ def _write_model(state: dict[str, Any], description: CorpusDescription, path: Pa
     assert isinstance(cfg, dict)
     cfg["task"]["data"] = "."
     cfg["common"]["user_dir"] = None
+    cfg["model"]["encoder_embed_path"] = cfg["model"]["decoder_embed_path"] = None
     cfg["bpe"] = cfg["tokenizer"] = None
     if description.bpe:
         kind = description.bpe.kind

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import pickle
 import re
@@ -239,17 +240,27 @@ def _save_patience() -> None:
     Trainer.save_checkpoint = save_checkpoint
 
 
+def _end_if_finished(cfg: Any, trainer: Trainer) -> None:
+    """Let a training that has reached its end do nothing when its command is repeated."""
+    optimization = trainer.cfg.optimization
+    impatient = 0 < cfg.patience <= _patience().get("num_runs", 0)
+    if impatient or 0 < optimization.max_update <= trainer.get_num_updates():
+        logger.warning("this training is finished (--max-update or --patience): nothing to do")
+        optimization.stop_min_lr = math.inf  # fairseq-train looks at it before every epoch
+
+
 def _separate_trainings() -> None:
     original = checkpoint_utils.load_checkpoint
 
     @wraps(original)
-    def load_checkpoint(cfg: Any, *args: Any, **kwargs: Any) -> Any:
+    def load_checkpoint(cfg: Any, trainer: Trainer, **kwargs: Any) -> Any:
         # the first thing that a training does with its checkpoints, once
         vars(checkpoint_utils.save_checkpoint).pop("best", None)
         _patience().clear()
-        extra_state, epoch_iterator = original(cfg, *args, **kwargs)
+        extra_state, epoch_iterator = original(cfg, trainer, **kwargs)
         if extra_state and not (cfg.reset_meters or cfg.reset_optimizer):
             _patience().update(extra_state.get(_PATIENCE_KEY, {}))
+            _end_if_finished(cfg, trainer)
         return extra_state, epoch_iterator
 
     checkpoint_utils.load_checkpoint = load_checkpoint
@@ -280,7 +291,8 @@ WORKAROUNDS = (
     Workaround(
         "one training, one history",
         "each run of a Hydra sweep inherited best loss and patience of the one before, had no best "
-        "checkpoint and stopped early; a resumed run forgot its patience and stopped late",
+        "checkpoint and stopped early; a resumed run forgot its patience and stopped late; a "
+        "finished one trained on when its command was repeated",
         lambda: source_contains(checkpoint_utils.save_checkpoint, "save_checkpoint.best"),
         _separate_trainings,
     ),

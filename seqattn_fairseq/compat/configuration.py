@@ -9,8 +9,8 @@ from fairseq import models
 from fairseq.dataclass import initialize
 from fairseq.dataclass.utils import merge_with_parent
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+from omegaconf import DictConfig, open_dict
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationError
 
 from seqattn_fairseq.compat.workaround import Workaround, always, rebind
 from seqattn_fairseq.errors import SeqAttnError, nearest
@@ -33,6 +33,15 @@ def _with_defaults(cfg: Any, name: str | None) -> Any:
     return merge_with_parent(dataclass(), cfg, remove_missing=True)
 
 
+def _without_vectors(cfg: DictConfig) -> DictConfig:
+    """Forget files of pre-trained embeddings: the checkpoint's weights replace them anyway."""
+    with open_dict(cfg):
+        for name in ("encoder_embed_path", "decoder_embed_path"):
+            if name in cfg:
+                cfg[name] = None
+    return cfg
+
+
 def _merge_defaults() -> None:
     original = models.build_model
 
@@ -41,7 +50,7 @@ def _merge_defaults() -> None:
         name = getattr(cfg, "_name", None) or getattr(cfg, "arch", None)
         _refuse_unknown_model(name)
         if from_checkpoint and isinstance(cfg, DictConfig):
-            cfg = _with_defaults(cfg, name)
+            cfg = _without_vectors(_with_defaults(cfg, name))
         return original(cfg, task, from_checkpoint)
 
     rebind(original, build_model)
@@ -77,6 +86,9 @@ def _check_hydra_names() -> None:
                 f"{options.__name__} has no option '{error.full_key}'"
                 f"{nearest(str(error.key), fields)}"
             ) from error
+        except ValidationError as error:
+            line = str(error).partition("\n")[0]
+            raise SeqAttnError(f"option '{error.full_key}': {line}") from error
 
     rebind(original, add_defaults)
 
@@ -85,7 +97,8 @@ WORKAROUNDS = (
     Workaround(
         "defaults for old checkpoints",
         "a checkpoint named by an architecture lacks every option added to the model since, and "
-        "fairseq merges defaults only into those named by a model",
+        "fairseq merges defaults only into those named by a model; files of pre-trained "
+        "embeddings, which the weights replace, must no longer exist",
         always,
         _merge_defaults,
     ),

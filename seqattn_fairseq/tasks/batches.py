@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from fairseq import utils
 from fairseq.data import BaseWrapperDataset, FairseqDataset
 from torch import Tensor
 
@@ -90,3 +91,14 @@ def empty_hypothesis(like: Tensor, eos: int) -> dict[str, Any]:
         "alignment": torch.empty(0),
         "positional_scores": torch.zeros(1, device=like.device),
     }
+
+
+def hard_alignment(
+    attention_TS: Tensor, source_S: Tensor, target_T: Tensor, pad: int, eos: int
+) -> list[tuple[int, int]]:
+    """Return fairseq's (source, target) links, without those of weight zero.
+
+    Rectified attention may see nothing at a position; its row is zero and links to no word.
+    """
+    links = utils.extract_hard_alignment(attention_TS, source_S, target_T, pad, eos)
+    return [(source, target) for source, target in links if attention_TS[target, source] != 0]

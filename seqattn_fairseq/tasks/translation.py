@@ -20,6 +20,7 @@ from seqattn_fairseq.tasks.batches import (
     Hypotheses,
     TranslatableDataset,
     empty_hypothesis,
+    hard_alignment,
     is_empty,
     is_too_long,
     select_rows,
@@ -231,6 +232,13 @@ class SeqAttnTranslationTask(TranslationTask):
 
     # ---- translation ---------------------------------------------------------------------------
 
+    def build_generator(self, *args: Any, **kwargs: Any) -> Any:
+        """Build fairseq's generator; its hard alignments link nothing where attention is null."""
+        generator = super().build_generator(*args, **kwargs)
+        if getattr(generator, "extract_alignment", None) is utils.extract_hard_alignment:
+            generator.extract_alignment = hard_alignment
+        return generator
+
     def inference_step(
         self,
         generator: Any,
@@ -256,7 +264,8 @@ class SeqAttnTranslationTask(TranslationTask):
                 generator, models, sample, prefix_tokens, constraints
             )
             return stock
-        hypotheses: list[Hypotheses] = [[empty_hypothesis(source, eos)] for _ in source]
+        copies = getattr(generator, "beam_size", 1)  # as many as others get, for --nbest
+        hypotheses: list[Hypotheses] = [[empty_hypothesis(source, eos)] * copies for _ in source]
         rows = (~skipped).nonzero()[:, 0]
         if len(rows) > 0:
             reduced = select_rows(sample, rows, pad)

@@ -55,10 +55,7 @@ class EncoderDecoderConfig(FairseqDataclass):
 
     dropout: float = option(0.1, "dropout of embeddings and of every sub-block's output")
     attention_dropout: float = option(0.0, "dropout of attention weights")
-    activation_dropout: float = field(
-        default=0.0,
-        metadata={"help": "dropout after the feed-forward activation", "alias": "--relu-dropout"},
-    )
+    activation_dropout: float = option(0.0, "dropout after the feed-forward activation")
     activation_fn: ChoiceEnum(get_available_activation_fns()) = option(  # type: ignore[valid-type]
         "relu", "feed-forward activation"
     )
@@ -149,27 +146,49 @@ def stack_config(cfg: EncoderDecoderConfig, side: str) -> StackConfig:
     """Return the options of ``side`` ("encoder" or "decoder").
 
     Raises:
-        SeqAttnError: a count is not positive, or the heads do not divide the width.
+        SeqAttnError: a count is not positive, a probability not in 0 to 1, a kept layer does not
+            exist, or the heads do not divide the width.
     """
-    keep = getattr(cfg, f"{side}_layers_to_keep")
-    layers = len(keep.split(",")) if keep else getattr(cfg, f"{side}_layers")
     stack = StackConfig(
         embed_dim=getattr(cfg, f"{side}_embed_dim"),
         ffn_embed_dim=getattr(cfg, f"{side}_ffn_embed_dim"),
-        layers=layers,
+        layers=_depth(cfg, side),
         attention_heads=getattr(cfg, f"{side}_attention_heads"),
         normalize_before=getattr(cfg, f"{side}_normalize_before"),
         learned_pos=getattr(cfg, f"{side}_learned_pos"),
         layerdrop=getattr(cfg, f"{side}_layerdrop"),
     )
     _check_stack(stack, side)
+    for name in ("dropout", "attention_dropout", "activation_dropout", f"{side}_layerdrop"):
+        if not 0 <= getattr(cfg, name) <= 1:
+            raise SeqAttnError(f"{_flag(name)} is {getattr(cfg, name)}, but must be from 0 to 1")
     return stack
+
+
+def _flag(name: str) -> str:
+    return f"--{name}".replace("_", "-")
+
+
+def _depth(cfg: EncoderDecoderConfig, side: str) -> int:
+    """Return the number of layers, of which LayerDrop's pruning may keep some."""
+    layers = int(getattr(cfg, f"{side}_layers"))
+    keep = getattr(cfg, f"{side}_layers_to_keep")
+    if not keep:
+        return layers
+    kept = keep.split(",")
+    valid = [index for index in map(str.strip, kept) if index.isdigit() and int(index) < layers]
+    if len(set(map(int, valid))) < len(kept):
+        raise SeqAttnError(
+            f"{_flag(f'{side}_layers_to_keep')} {keep}: needs different layers, counted from 0, "
+            f"of {layers}"
+        )
+    return len(kept)
 
 
 def _check_stack(stack: StackConfig, side: str) -> None:
     for name in ("embed_dim", "ffn_embed_dim", "layers", "attention_heads"):
         if getattr(stack, name) < 1:
-            flag = f"--{side}-{name}".replace("_", "-")
+            flag = _flag(f"{side}_{name}")
             raise SeqAttnError(f"{flag} is {getattr(stack, name)}, but must be at least 1")
     if stack.embed_dim % stack.attention_heads:
         divisors = [n for n in range(1, 65) if stack.embed_dim % n == 0]
@@ -177,3 +196,8 @@ def _check_stack(stack: StackConfig, side: str) -> None:
             f"--{side}-attention-heads {stack.attention_heads} does not divide "
             f"--{side}-embed-dim {stack.embed_dim}; heads that do: {', '.join(map(str, divisors))}"
         )
+
+
+def ties_output(cfg: EncoderDecoderConfig) -> bool:
+    """Tell whether the output projection is the decoder's input embedding."""
+    return cfg.share_decoder_input_output_embed or cfg.share_all_embeddings

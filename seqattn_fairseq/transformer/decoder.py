@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from seqattn_fairseq.transformer.attention import AttentionLog, Site
 from seqattn_fairseq.transformer.cache import DecodingState, Memory, group_size
-from seqattn_fairseq.transformer.config import EncoderDecoderConfig, stack_config
+from seqattn_fairseq.transformer.config import EncoderDecoderConfig, stack_config, ties_output
 from seqattn_fairseq.transformer.embedding import EmbedsTokens
 from seqattn_fairseq.transformer.encoder import EncoderOut, layer_list, memory_of
 from seqattn_fairseq.transformer.layers import DecoderBlock
@@ -46,7 +46,7 @@ class Decoder(EmbedsTokens, FairseqIncrementalDecoder):
             else None
         )
         self.output_projection = nn.Linear(stack.embed_dim, len(dictionary), bias=False)
-        if cfg.share_decoder_input_output_embed:
+        if ties_output(cfg):
             self.output_projection.weight = tokens.weight
         else:
             nn.init.normal_(self.output_projection.weight, std=stack.embed_dim**-0.5)

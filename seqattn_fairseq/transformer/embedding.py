@@ -21,13 +21,34 @@ def token_embedding(dictionary: Dictionary, dim: int, path: str | None = None) -
     """Return a (V, C) embedding, normal with deviation C^-0.5, zero at the padding index.
 
     ``path`` names pre-trained vectors in fairseq's text format.
+
+    Raises:
+        SeqAttnError: the vectors cannot be read, or have another width.
     """
     embedding = nn.Embedding(len(dictionary), dim, padding_idx=dictionary.pad())
     nn.init.normal_(embedding.weight, mean=0.0, std=dim**-0.5)
     nn.init.zeros_(embedding.weight[dictionary.pad()])
     if path:
-        utils.load_embedding(utils.parse_embedding(path), dictionary, embedding)
+        _load_vectors(path, dictionary, embedding)
     return embedding
+
+
+def _load_vectors(path: str, dictionary: Dictionary, embedding: nn.Embedding) -> None:
+    try:
+        vectors = utils.parse_embedding(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SeqAttnError(
+            f"{path}: no embeddings in fairseq's text format ({reason}); "
+            "see --encoder-embed-path, --decoder-embed-path"
+        ) from error
+    widths = {vector.numel() for vector in vectors.values()} or {0}
+    if widths != {embedding.embedding_dim}:
+        raise SeqAttnError(
+            f"{path}: vectors of width {', '.join(map(str, sorted(widths)))}; the embedding's "
+            f"width is {embedding.embedding_dim}"
+        )
+    utils.load_embedding(vectors, dictionary, embedding)
 
 
 def position_index(tokens_BT: Tensor, padding_idx: int, by_column: bool) -> Tensor:

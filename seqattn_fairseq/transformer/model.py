@@ -21,7 +21,12 @@ from torch import Tensor, nn
 
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.transformer.attention import AttentionLog, Site
-from seqattn_fairseq.transformer.config import SIZES, EncoderDecoderConfig, stack_config
+from seqattn_fairseq.transformer.config import (
+    SIZES,
+    EncoderDecoderConfig,
+    stack_config,
+    ties_output,
+)
 from seqattn_fairseq.transformer.decoder import Decoder
 from seqattn_fairseq.transformer.embedding import token_embedding
 from seqattn_fairseq.transformer.encoder import Encoder
@@ -68,7 +73,6 @@ class SeqAttnModel(FairseqEncoderDecoderModel):
         """
         _check_pruning(cfg)
         source_tokens, target_tokens = _embeddings(cfg, source, target)
-        tie_output(cfg)
         stack = [cls.variant.encoder_layer(cfg) for _ in range(stack_config(cfg, "encoder").layers)]
         encoder = Encoder(cfg, source, source_tokens, stack)
         stack = [cls.variant.decoder_layer(cfg) for _ in range(stack_config(cfg, "decoder").layers)]
@@ -143,14 +147,8 @@ class SeqAttnModel(FairseqEncoderDecoderModel):
             state_dict.pop(key, None)
         if "decoder.output_projection.weight" not in state_dict:
             shared = state_dict.get("decoder.embed_tokens.weight")
-            if shared is not None and self.cfg.share_decoder_input_output_embed:
+            if shared is not None and ties_output(self.cfg):
                 state_dict["decoder.output_projection.weight"] = shared
-
-
-def tie_output(cfg: EncoderDecoderConfig) -> None:
-    """Make sharing of all embeddings imply sharing of input and output embeddings."""
-    if cfg.share_all_embeddings:
-        cfg.share_decoder_input_output_embed = True
 
 
 def _check_pruning(cfg: EncoderDecoderConfig) -> None:
@@ -216,6 +214,7 @@ def register_variant(variant: Variant) -> type[SeqAttnModel]:
         "__module__": __name__,
     }
     cls = type(f"SeqAttn{variant.name.title().replace('_', '')}", (SeqAttnModel,), members)
+    globals()[cls.__name__] = cls  # where pickle looks for it
     register_model(name, dataclass=variant.config)(cls)
     for size, preset in SIZES.items():
         register_model_architecture(name, f"{name}_{size}")(_arch_function(preset))

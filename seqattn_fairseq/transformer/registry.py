@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from omegaconf import OmegaConf
+from omegaconf.errors import ValidationError
 from torch import nn
 
 from seqattn_fairseq.errors import SeqAttnError, nearest
@@ -59,17 +61,24 @@ def make_config(variant: str, size: str = "wmt_en_de", **options: Any) -> Encode
     """Return the configuration of a variant at a size, with further options set.
 
     Raises:
-        SeqAttnError: unknown variant, size or option; names the nearest.
+        SeqAttnError: unknown variant, size or option (names the nearest), or a value of the wrong
+            kind.
     """
     if size not in SIZES:
         raise SeqAttnError(f"unknown size '{size}'{nearest(size, SIZES)}")
-    cfg = get_variant(variant).config()
-    for name, value in {**SIZES[size], **options}.items():
-        if not hasattr(cfg, name):
-            known = vars(cfg)
+    config = get_variant(variant).config
+    known = [name for name in vars(config()) if not name.startswith("_")]
+    for name in options:
+        if name not in known:
             raise SeqAttnError(f"{variant} has no option '{name}'{nearest(name, known)}")
-        setattr(cfg, name, value)
-    return cfg
+    try:
+        typed = OmegaConf.merge(OmegaConf.structured(config), dict(SIZES[size]), options)
+    except ValidationError as error:
+        line = str(error).partition("\n")[0]
+        raise SeqAttnError(f"{variant}, option '{error.full_key}': {line}") from error
+    values = OmegaConf.to_container(typed, enum_to_str=True)
+    assert isinstance(values, dict)
+    return config(**{name: values[name] for name in known})
 
 
 def attention_variant(
