@@ -159,6 +159,17 @@ def test_unknown_option_suggests_the_nearest():
     [
         ({"encoder_attention_heads": 3}, "--encoder-attention-heads 3 does not divide"),
         ({"decoder_layers": 0}, "--decoder-layers is 0, but must be at least 1"),
+        ({"dropout": 1.5}, "--dropout is 1.5, but must be from 0 to 1"),
+        ({"encoder_layerdrop": -0.1}, "--encoder-layerdrop is -0.1, but must be from 0 to 1"),
+        (
+            {"encoder_layers_to_keep": "0,7", "decoder_layers_to_keep": "0"},
+            "--encoder-layers-to-keep 0,7: needs different layers, counted from 0, of 4",
+        ),
+        (
+            {"encoder_layers_to_keep": "0", "decoder_layers_to_keep": "1,1"},
+            "--decoder-layers-to-keep 1,1: needs different layers",
+        ),
+        ({"encoder_embed_path": "no.txt"}, "no.txt: no embeddings in fairseq's text format .No"),
         ({"decoder_embed_dim": 64, "share_all_embeddings": True}, "must be equal here"),
         ({"decoder_embed_dim": 64, "embedding_bias": True}, "must be equal here"),
     ],
@@ -166,6 +177,37 @@ def test_unknown_option_suggests_the_nearest():
 def test_contradictory_options_are_one_clear_line(options_, message):
     with pytest.raises(SeqAttnError, match=message):
         build("softmax", make_config("softmax", "tiny", **options_))
+
+
+@pytest.mark.parametrize(
+    ("options_", "message"),
+    [
+        ({"rela_activation": "bogus"}, "rela_g, option 'rela_activation': Invalid value 'bogus'"),
+        ({"dropout": "much"}, "rela_g, option 'dropout': Value 'much'"),
+        ({"encoder_layers": None}, "rela_g, option 'encoder_layers'"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_one_clear_line(options_, message):
+    with pytest.raises(SeqAttnError, match=message) as error:
+        make_config("rela_g", **options_)
+    assert "\n" not in str(error.value)
+
+
+def test_building_leaves_the_configuration_alone():
+    cfg = make_config("softmax", "tiny", share_all_embeddings=True)
+    before = asdict(cfg)
+    build("softmax", cfg)
+    assert asdict(cfg) == before
+
+
+def test_pretrained_embeddings(tmp_path):
+    path = tmp_path / "vectors.txt"
+    path.write_text("2 128\n" + "".join(f"w{i} " + f"{i}.5 " * 128 + "\n" for i in (3, 5)))
+    model = build("softmax", make_config("softmax", "tiny", encoder_embed_path=str(path)))
+    index = model.encoder.dictionary.index("w5")
+    assert model.encoder.embed_tokens.weight[index].eq(5.5).all()
+    with pytest.raises(SeqAttnError, match="vectors of width 128; the embedding's width is 512"):
+        build("softmax", make_config("softmax", encoder_embed_path=str(path)))
 
 
 def test_sharing_needs_a_joined_dictionary():

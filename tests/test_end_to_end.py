@@ -38,6 +38,9 @@ def test_killed_resumed_averaged_translated_scored(
     calm, resumed = (training_state(f / "checkpoint_last.pt") for f in folders.values())
     assert killed > 0
     assert differences(calm, resumed) == []
+    repeated = toy_corpus.run("train", *commands["calm"], "--max-update", "1")
+    assert "this training is finished" in repeated.stdout + repeated.stderr
+    assert differences(training_state(folders["calm"] / "checkpoint_last.pt"), resumed) == []
 
     assert main(["average", str(folders["killed"]), "--last", "3"]) == 0
     run = toy_corpus.Run(

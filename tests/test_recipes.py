@@ -46,6 +46,19 @@ def test_a_sweep_gives_every_run_its_own_folder(root: Path, tmp_path: Path) -> N
     )
 
 
+def test_a_sweep_that_would_share_a_folder_stops(root: Path, tmp_path: Path) -> None:
+    result = hydra_train(root, tmp_path, "-m", "model.dropout=0.1,0.3")
+    assert result.status == 1
+    last = result.stderr.strip().splitlines()[-1]
+    assert "holds a run with model.dropout=0.1, not 0.3; give this one a folder" in last
+    own = "checkpoint.save_dir=runs/dropout${model.dropout}"
+    result = hydra_train(root, tmp_path, "-m", "model.dropout=0.1,0.3", own)
+    assert result.status == 0, result.stderr
+    for rate in (0.1, 0.3):
+        state = load_checkpoint(tmp_path / f"runs/dropout{rate}/checkpoint_last.pt")
+        assert state["cfg"]["model"]["dropout"] == rate
+
+
 def test_hydra_and_command_line_train_the_same_weights(root: Path, tmp_path: Path) -> None:
     assert hydra_train(root, tmp_path, "variant=rela_g").status == 0
     result = toy_corpus.run(

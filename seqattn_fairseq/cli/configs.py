@@ -7,6 +7,8 @@ start a configuration folder of your own.
 from __future__ import annotations
 
 import argparse
+import textwrap
+from dataclasses import fields
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -25,9 +27,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def group_files() -> dict[str, str]:
     """Return path below the folder -> content of every file of the two groups."""
     files = {f"size/{size}.yaml": OmegaConf.to_yaml(dict(SIZES[size])) for size in SIZES}
-    for name in VARIANTS:
-        files[f"variant/{name}.yaml"] = OmegaConf.to_yaml({"_name": f"seqattn_{name}"})
+    files |= {f"variant/{name}.yaml": _variant_file(name) for name in VARIANTS}
     return {path: _HEADER + content for path, content in files.items()}
+
+
+def _variant_file(name: str) -> str:
+    """Return every option of a variant that no size sets, with its meaning and default."""
+    config = VARIANTS[name].config
+    defaults = OmegaConf.to_container(OmegaConf.structured(config), enum_to_str=True)
+    assert isinstance(defaults, dict)
+    blocks = [OmegaConf.to_yaml({"_name": f"seqattn_{name}"})]
+    for option in fields(config):
+        if not option.name.startswith("_") and option.name not in SIZES["tiny"]:
+            lines = textwrap.wrap(str(option.metadata["help"]), width=96)
+            comment = "".join(f"# {line}\n" for line in lines)
+            blocks.append(comment + OmegaConf.to_yaml({option.name: defaults[option.name]}))
+    return "\n".join(blocks)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
-from fairseq import models
+import torch
+from fairseq import checkpoint_utils, models
 from fairseq.dataclass import initialize
 from fairseq.dataclass.utils import merge_with_parent
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationError
 
 from seqattn_fairseq.compat.workaround import Workaround, always, rebind
@@ -93,6 +95,57 @@ def _check_hydra_names() -> None:
     rebind(original, add_defaults)
 
 
+# What makes two trainings different runs; None stands for the whole section.
+_DECISIVE: dict[str, tuple[str, ...] | None] = {
+    "model": None,
+    "criterion": None,
+    "optimizer": None,
+    "lr_scheduler": None,
+    "common": ("seed",),
+    "dataset": ("max_tokens", "batch_size"),
+    "optimization": ("lr", "update_freq", "clip_norm"),
+}
+
+
+def _decisive(cfg: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for section, names in _DECISIVE.items():
+        options = cfg.get(section) or {}
+        for name in options if names is None else names:
+            values[f"{section}.{name}"] = options.get(name)
+    return values
+
+
+def _refuse_another_runs_folder(checkpoint: Any, trainer: Any) -> None:
+    """Refuse, in a Hydra job, to continue a run with another configuration."""
+    last = Path(checkpoint.save_dir, "checkpoint_last.pt")
+    resets = any(value for name, value in checkpoint.items() if name.startswith("reset_"))
+    if "job_logging_cfg" not in trainer.cfg or resets or not last.is_file():
+        return
+    try:
+        saved = _decisive(torch.load(last, mmap=True, weights_only=True)["cfg"])
+    except Exception:  # damaged or foreign: loading it says so
+        return
+    wanted = _decisive(OmegaConf.to_container(trainer.cfg, resolve=True, enum_to_str=True))
+    for name in sorted(saved.keys() & wanted.keys()):
+        if saved[name] != wanted[name]:
+            raise SeqAttnError(
+                f"{checkpoint.save_dir} holds a run with {name}={saved[name]}, not {wanted[name]}; "
+                "give this one a folder of its own with checkpoint.save_dir=FOLDER"
+            )
+
+
+def _keep_runs_apart() -> None:
+    original = checkpoint_utils.load_checkpoint
+
+    @wraps(original)
+    def load_checkpoint(checkpoint: Any, trainer: Any, **kwargs: Any) -> Any:
+        _refuse_another_runs_folder(checkpoint, trainer)
+        return original(checkpoint, trainer, **kwargs)
+
+    checkpoint_utils.load_checkpoint = load_checkpoint
+
+
 WORKAROUNDS = (
     Workaround(
         "defaults for old checkpoints",
@@ -108,5 +161,12 @@ WORKAROUNDS = (
         "misspelt option ends in a traceback",
         always,
         _check_hydra_names,
+    ),
+    Workaround(
+        "one folder, one run",
+        "a Hydra job went on with the checkpoint of another configuration that it found in its "
+        "folder, as the second of a sweep over an option that is no part of the folder's name",
+        always,
+        _keep_runs_apart,
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -35,6 +36,8 @@ def test_state_dict_round_trip_and_deepcopy(variant, tie):
         expected, _ = model(source, None, target)
         assert torch.equal(fresh(source, None, target)[0], expected)
         assert torch.equal(copy.deepcopy(model)(source, None, target)[0], expected)
+        pickled = pickle.loads(pickle.dumps(model))
+        assert torch.equal(pickled(source, None, target)[0], expected)
 
 
 def test_dropout_everywhere_draws_masks(variant):
