@@ -46,25 +46,26 @@ pieces() {
 
 binarize() {
   rm -rf "$out/data-bin" # fairseq-preprocess refuses to overwrite what a killed run left
-  fairseq-preprocess --source-lang de --target-lang en --joined-dictionary \
+  fairseq-preprocess --user-dir "$user_dir" \
+    --source-lang de --target-lang en --joined-dictionary \
     --trainpref "$out/pieces/train" --validpref "$out/pieces/valid" \
     --testpref "$out/pieces/test" --destdir "$out/data-bin" >"$out/logs/binarize.log" 2>&1 &&
     python "$here/segment.py" --describe "$out/data-bin" "$out/pieces/sentencepiece.model"
 }
 
-# Lines of fairseq's log worth watching, as they come.
+# Lines of fairseq's log worth watching, as they come (mawk would wait for a full buffer).
 progress() {
-  awk '
-    / train_inner / {
-      match($0, /epoch [0-9]+/); epoch = substr($0, RSTART + 6, RLENGTH - 6) + 0
-      match($0, /loss=[0-9.]+/); loss = substr($0, RSTART + 5, RLENGTH - 5)
-      match($0, /num_updates=[0-9]+/); updates = substr($0, RSTART + 12, RLENGTH - 12)
-      printf "   epoch %d, update %d: loss %s\n", epoch, updates, loss; fflush()
-    }
-    /valid on / {
-      match($0, /ppl [0-9.]+/); printf "   validation: perplexity %s\n", \
-        substr($0, RSTART + 4, RLENGTH - 4); fflush()
-    }'
+  local line
+  local inner=' train_inner .*epoch 0*([0-9]+).*[ ,]loss=([0-9.]+).* num_updates=([0-9]+)'
+  local valid='valid on .* ppl ([0-9.]+)'
+  while IFS= read -r line; do
+    if [[ $line =~ $inner ]]; then
+      printf '   epoch %s, update %s: loss %s\n' \
+        "${BASH_REMATCH[1]}" "${BASH_REMATCH[3]}" "${BASH_REMATCH[2]}"
+    elif [[ $line =~ $valid ]]; then
+      printf '   validation: perplexity %s\n' "${BASH_REMATCH[1]}"
+    fi
+  done
 }
 
 train() {

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
 from seqattn_fairseq.errors import SeqAttnError, nearest
 
@@ -31,7 +33,10 @@ def _parser() -> argparse.ArgumentParser:
     listing = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.description = f"Attention variants for fairseq.\n\ncommands:\n{listing}"
-    parser.add_argument("command", metavar="COMMAND", help="one of the above; COMMAND -h explains")
+    parser.add_argument(
+        "command", metavar="COMMAND", nargs="?", help="one of the above; COMMAND -h explains"
+    )
+    parser.add_argument("--version", action="version", version=version("seqattn_fairseq"))
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     return parser
 
@@ -51,17 +56,53 @@ def _run(command: str, arguments: Sequence[str]) -> int:
     return int(module.run(parser.parse_args(arguments)) or 0)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit status (1 for a reported user error)."""
-    args = _parser().parse_args(argv)
+def _reported(args: argparse.Namespace) -> int:
+    """Run the command; print a user's mistake, a file error or an interruption as one line."""
     try:
         return _run(args.command, args.arguments)
-    except SeqAttnError as error:
-        print(f"seqattn {args.command}: error: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        raise
+    except (SeqAttnError, OSError) as error:
+        print(f"seqattn {args.command}: error: {_message(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"seqattn {args.command}: interrupted", file=sys.stderr)
         return 130
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if not args.command:
+        parser.print_help(sys.stderr)
+        return 2
+    return _reported(args)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status.
+
+    1 stands for a reported error, 2 for a wrong command line, 130 for an interruption, and 141
+    for a reader of the output that has gone (``seqattn list | head -1``), as in the shell.
+    """
+    try:
+        try:
+            return _main(argv)
+        finally:
+            sys.stdout.flush()
+    except OSError as error:
+        # Python writes what is left at its end, too, and would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            return 141
+        print(f"seqattn: error: standard output: {error.strerror}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

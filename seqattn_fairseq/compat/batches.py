@@ -54,14 +54,29 @@ def _serve_our_models() -> None:
     TranslationTask.build_model = build_model
 
 
+def _explain_data_errors() -> None:
+    """Report missing data in one line, in fairseq's task and in those that are derived from it."""
+    original = vars(TranslationTask)["setup_task"].__func__
+
+    @wraps(original)
+    def setup_task(cls: type[TranslationTask], cfg: Any, **kwargs: Any) -> Any:
+        from seqattn_fairseq.tasks.translation import explained_data_errors
+
+        with explained_data_errors(cfg):
+            return original(cls, cfg, **kwargs)
+
+    TranslationTask.setup_task = classmethod(setup_task)  # type: ignore[arg-type]
+
+
 def _check_dictionaries() -> None:
     """Let the stock task, too, compare its dictionaries with those of a loaded checkpoint."""
     original = TranslationTask.load_state_dict
 
     @wraps(original)
     def load_state_dict(self: Any, state_dict: dict[str, Any]) -> None:
-        from seqattn_fairseq.tasks.dictionaries import verify_task_state
+        from seqattn_fairseq.tasks.dictionaries import verify_direction, verify_task_state
 
+        verify_direction(self, state_dict)
         original(self, verify_task_state(self, state_dict))
 
     TranslationTask.load_state_dict = load_state_dict
@@ -83,9 +98,15 @@ WORKAROUNDS = (
         _serve_our_models,
     ),
     Workaround(
+        "missing data",
+        "a data folder, language pair or dictionary that is not there gave a traceback",
+        always,
+        _explain_data_errors,
+    ),
+    Workaround(
         "dictionary check",
-        "fairseq translates with another dictionary of the same size, and the result is nonsense: "
-        "the stock task compares the digests that our task saves in checkpoints",
+        "fairseq translates with another dictionary of the same size or in the other direction: "
+        "the stock task compares the digests and languages that our task saves in checkpoints",
         always,
         _check_dictionaries,
     ),

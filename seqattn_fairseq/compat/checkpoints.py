@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import os
-import pickle
 import re
 import shutil
 import sys
-import zipfile
 from collections.abc import Iterator
 from contextvars import ContextVar
 from functools import wraps
@@ -21,6 +19,7 @@ from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
 from fairseq.trainer import Trainer
 
+from seqattn_fairseq.checkpoint_files import DamagedCheckpointError, explained, verify_contents
 from seqattn_fairseq.compat.workaround import Workaround, always, source_contains
 from seqattn_fairseq.errors import SeqAttnError
 
@@ -29,18 +28,8 @@ logger = logging.getLogger(__name__)
 # The task whose training is being resumed: Trainer does not hand a checkpoint's task state over.
 _resuming: ContextVar[Any] = ContextVar("seqattn_resuming", default=None)
 
-# What torch says of a pickle that asks for more than tensors, plain values and the allow-list.
-# where --patience stands, in a checkpoint's extra state
+# Where --patience stands, in a checkpoint's extra state
 _PATIENCE_KEY = "seqattn_patience"
-
-_REFUSED = re.compile(
-    r"GLOBAL (?P<name>\S+) (?:was not|whose)|unrecognized function (?P<function>\S+)"
-    r"|`add_safe_globals`,? but got (?P<type>.+)"
-)
-
-
-class DamagedCheckpointError(SeqAttnError):
-    """A file that cannot be a whole fairseq checkpoint; another one may take its place."""
 
 
 # ---- atomic copy -------------------------------------------------------------------------------
@@ -64,48 +53,15 @@ def _copy_atomically() -> None:
 # ---- one line for what cannot be loaded --------------------------------------------------------
 
 
-def _explain(path: str, error: Exception) -> SeqAttnError:
-    """Turn whatever torch or fairseq raised while reading ``path`` into one line."""
-    if os.path.isfile(path) and os.path.getsize(path) == 0:
-        return DamagedCheckpointError(f"{path}: empty file, no checkpoint; use another one")
-    if isinstance(error, pickle.UnpicklingError) and (match := _REFUSED.search(str(error))):
-        return SeqAttnError(
-            f"{path}: refused and not executed: its pickle calls {match[match.lastgroup or 0]}, "
-            "which no fairseq checkpoint needs; get the file again from a source that you trust"
-        )
-    lines = str(error).strip().splitlines() or [""]
-    return DamagedCheckpointError(
-        f"{path}: truncated, damaged or no fairseq checkpoint ({type(error).__name__}: "
-        f"{lines[0][:120]}); use another checkpoint or copy this one again"
-    )
-
-
-def _verify_bytes(path: str) -> None:
-    """Compare the checksums of a checkpoint's parts, which torch writes but does not read."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-
-
-def _misfit(path: str, error: BaseException | None) -> SeqAttnError:
+def _misfit(path: str, error: BaseException | None, remedy: str) -> SeqAttnError:
     """Say in one line which parameter of ``path`` does not fit the model."""
     details = [line.strip() for line in str(error or "").splitlines()]
     sizes = [line for line in details if line.startswith("size mismatch")]
     detail = (sizes or details[1:] or ["no details"])[0].rstrip(".")
-    return SeqAttnError(
-        f"{path}: its parameters do not fit this model ({detail[:200]}); use the architecture, "
-        "sizes and dictionaries that it was trained with, or another --save-dir"
-    )
+    return SeqAttnError(f"{path}: its parameters do not fit this model ({detail[:200]}); {remedy}")
 
 
-def _verify_contents(path: str, state: dict[str, Any]) -> None:
-    if not isinstance(state.get("model"), dict) or not (state.get("cfg") or state.get("args")):
-        raise DamagedCheckpointError(
-            f"{path}: no fairseq checkpoint (it has no 'model' and 'cfg'); use one that "
-            "fairseq-train wrote"
-        )
+def _verify_dictionaries(state: dict[str, Any]) -> None:
     task = _resuming.get()
     if task is not None:
         from seqattn_fairseq.tasks.dictionaries import verify_task_state
@@ -113,20 +69,28 @@ def _verify_contents(path: str, state: dict[str, Any]) -> None:
         verify_task_state(task, state.get("task_state") or {})
 
 
+def _test_before_upgrading() -> None:
+    """Let fairseq's upgrade of old checkpoints see checkpoints only."""
+    upgrade = checkpoint_utils._upgrade_state_dict
+
+    @wraps(upgrade)
+    def _upgrade_state_dict(state: Any) -> Any:
+        verify_contents(state)
+        return upgrade(state)
+
+    checkpoint_utils._upgrade_state_dict = _upgrade_state_dict
+
+
 def _explain_unreadable_files() -> None:
+    _test_before_upgrading()
     load_file = checkpoint_utils.load_checkpoint_to_cpu
     load_models = checkpoint_utils.load_model_ensemble_and_task
 
     @wraps(load_file)
     def load_checkpoint_to_cpu(path: str, *args: Any, **kwargs: Any) -> Any:
-        try:
-            _verify_bytes(path)
+        with explained(path):
             state = load_file(path, *args, **kwargs)
-        except (FileNotFoundError, MemoryError):
-            raise
-        except Exception as error:
-            raise _explain(path, error) from error
-        _verify_contents(path, state)
+        _verify_dictionaries(state)
         return state
 
     @wraps(load_models)
@@ -139,7 +103,9 @@ def _explain_unreadable_files() -> None:
             raise
         except RuntimeError as error:
             if "Error(s) in loading state_dict" in str(error):
-                raise _misfit(os.pathsep.join(map(str, filenames)), error) from error
+                names = os.pathsep.join(map(str, filenames))
+                remedy = "use the dictionaries that it was trained with, or another checkpoint"
+                raise _misfit(names, error, remedy) from error
             raise
 
     checkpoint_utils.load_checkpoint_to_cpu = load_checkpoint_to_cpu
@@ -209,7 +175,11 @@ def _resume_from_newest_good() -> None:
             raise
         except Exception as error:
             if str(error).startswith("Cannot load model parameters"):
-                raise _misfit(filename, error.__context__) from error
+                remedy = (
+                    "use the architecture, sizes and dictionaries that it was trained with, or "
+                    "another --save-dir"
+                )
+                raise _misfit(filename, error.__context__, remedy) from error
             raise
         finally:
             _resuming.reset(token)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import codecs
+import linecache
+import os
 import re
+import shlex
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial, wraps
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import FrameType, ModuleType, TracebackType
 from typing import Any, BinaryIO, NoReturn
 
 from fairseq import options
 from hydra.core.utils import JobReturn, JobStatus
+from omegaconf.errors import MissingMandatoryValue
 
 from seqattn_fairseq.compat.workaround import Workaround, always, source_contains
 from seqattn_fairseq.errors import SeqAttnError, nearest
@@ -82,20 +88,52 @@ def _is_fairseq_command() -> bool:
     return program.name.startswith("fairseq-") or program.parent.name == "fairseq_cli"
 
 
-def _report(error: BaseException) -> None:
-    print(f"{Path(sys.argv[0]).stem}: error: {error}", file=sys.stderr)
+def _report(message: str) -> None:
+    print(f"{Path(sys.argv[0]).stem}: error: {message}", file=sys.stderr)
+
+
+# Once training has begun, fairseq's own errors keep their traceback: hours may lie before them.
+_TRAINING = {"train", "train_step", "valid_step"}
+
+
+def _reason(error: BaseException, frame: FrameType, line: int) -> str | None:
+    """Return the message of an error that fairseq foresaw, or ``None`` for a bug."""
+    if isinstance(error, MissingMandatoryValue):
+        return f"--{str(error.key).replace('_', '-')} is missing"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    package = str(frame.f_globals.get("__name__")).partition(".")[0]
+    source = linecache.getline(frame.f_code.co_filename, line)
+    foreseen = isinstance(error, AssertionError) or source.lstrip().startswith("raise ")
+    in_words = re.search(r"[A-Za-z]{2,} [A-Za-z]", str(error))
+    if package in ("fairseq", "fairseq_cli", "__main__") and foreseen and in_words:
+        return " ".join(str(error).split())
+    return None
+
+
+def _message(error: BaseException) -> str | None:
+    """Return the line to show instead of a traceback; ``None`` where the traceback is needed."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    if os.environ.get("SEQATTN_TRACEBACK") or not _is_fairseq_command() or not frames:
+        return None
+    if isinstance(error, SeqAttnError):
+        return str(error)
+    if any(frame.f_code.co_name in _TRAINING for frame, _ in frames):
+        return None
+    reason = _reason(error, *frames[-1])
+    return reason and f"{reason} (SEQATTN_TRACEBACK=1 shows the traceback)"
 
 
 def _hook_exceptions() -> None:
     previous = sys.excepthook
 
     def excepthook(
-        kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+        kind: type[BaseException], error: BaseException, where: TracebackType | None
     ) -> None:
-        if issubclass(kind, SeqAttnError) and _is_fairseq_command():
-            _report(error)
+        if message := _message(error):
+            _report(message)
         else:
-            previous(kind, error, traceback)
+            previous(kind, error, where)
 
     sys.excepthook = excepthook
     _hook_hydra()
@@ -106,8 +144,8 @@ def _hook_hydra() -> None:
     stock: Any = JobReturn.return_value
 
     def return_value(self: JobReturn) -> Any:
-        if self.status == JobStatus.FAILED and isinstance(self._return_value, SeqAttnError):
-            _report(self._return_value)
+        if self.status == JobStatus.FAILED and (message := _message(self._return_value)):
+            _report(message)
             sys.exit(1)
         return stock.fget(self)
 
@@ -117,18 +155,32 @@ def _hook_hydra() -> None:
 # ---- text that fairseq-preprocess reads --------------------------------------------------------
 
 
-def _count_lines(path: Path) -> int:
+def _refuse_byte_order_mark(path: Path) -> None:
+    from seqattn_fairseq.data.files import open_binary
+
+    with open_binary(path) as stream:
+        if stream.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8:
+            raise SeqAttnError(
+                f"{path}:1: starts with a byte order mark, which would become part of the first "
+                f"word; remove it: sed -i '1s/^\\xEF\\xBB\\xBF//' {shlex.quote(str(path))}"
+            )
+
+
+def _count_lines(path: Path, is_training: bool) -> int:
     from seqattn_fairseq.data.files import read_lines
 
-    number = 0
+    number, has_words = 0, False
     for number, line in enumerate(read_lines(path), start=1):
+        has_words = has_words or bool(line.strip())
         if "\r" in line.removesuffix("\r"):
             raise SeqAttnError(
                 f"{path}:{number}: carriage return inside the line, which fairseq reads as a line "
                 "end; remove it, e.g. with tr -d '\\r'"
             )
-    if number == 0:
-        raise SeqAttnError(f"{path}: empty file; a corpus needs at least one sentence")
+    if number == 0 or (is_training and not has_words):
+        what = f"all {number:,} lines are blank" if number else "empty file"
+        raise SeqAttnError(f"{path}: {what}; a corpus needs at least one sentence")
+    _refuse_byte_order_mark(path)
     return number
 
 
@@ -136,14 +188,15 @@ def _check_text(args: argparse.Namespace) -> None:
     """Check every text file that ``fairseq-preprocess`` is about to read."""
     languages = [args.source_lang] if args.only_source else [args.source_lang, args.target_lang]
     splits = [args.trainpref, args.validpref, args.testpref]
-    for prefix in [prefix for split in splits if split for prefix in split.split(",")]:
-        files = [Path(f"{prefix}.{lang}" if lang else prefix) for lang in languages]
-        counts = [_count_lines(path) for path in files]
-        if len(set(counts)) > 1:
-            raise SeqAttnError(
-                f"{files[0]} has {counts[0]:,} lines but {files[1]} has {counts[1]:,}; line n of "
-                "both files must be the same sentence"
-            )
+    for split in filter(None, splits):
+        for prefix in split.split(","):
+            files = [Path(f"{prefix}.{lang}" if lang else prefix) for lang in languages]
+            counts = [_count_lines(path, split is args.trainpref) for path in files]
+            if len(set(counts)) > 1:
+                raise SeqAttnError(
+                    f"{files[0]} has {counts[0]:,} lines but {files[1]} has {counts[1]:,}; line n "
+                    "of both files must be the same sentence"
+                )
 
 
 def _check_preprocess_input() -> None:
@@ -196,7 +249,8 @@ def _buffered_read(input: str, buffer_size: int) -> Iterator[list[str]]:
     with _open_input(input) as stream:
         for number, line in enumerate(stream, start=1):
             try:
-                buffer.append(_decode(line, f"{name}:{number}"))
+                text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                buffer.append(_decode(text, f"{name}:{number}"))
             except SeqAttnError:
                 if buffer:
                     yield buffer
@@ -243,20 +297,22 @@ WORKAROUNDS = (
     ),
     Workaround(
         "errors without traceback",
-        "a user's mistake is shown as its one line by the fairseq commands, also under Hydra",
+        "a user's mistake is shown as one line by the fairseq commands, also under Hydra; "
+        "SEQATTN_TRACEBACK=1 shows the traceback",
         always,
         _hook_exceptions,
     ),
     Workaround(
         "input of fairseq-preprocess",
-        "sides of different length were binarised without a word, and invalid UTF-8 ended in "
-        "'negative seek position -1'",
+        "sides of different length, blank corpora and byte order marks were binarised without a "
+        "word, and invalid UTF-8 ended in 'negative seek position -1'",
         always,
         _check_preprocess_input,
     ),
     Workaround(
         "input of fairseq-interactive",
-        "invalid UTF-8 ended in a traceback without the line's number",
+        "invalid UTF-8 ended in a traceback without the line's number, and a byte order mark was "
+        "translated",
         always,
         _check_interactive_input,
     ),

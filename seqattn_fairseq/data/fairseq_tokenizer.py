@@ -4,19 +4,21 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Optional
 
 from fairseq.data.encoders import register_tokenizer
 from fairseq.dataclass import FairseqDataclass
 
 from seqattn_fairseq.data.text_chain import TextChains
+from seqattn_fairseq.errors import SeqAttnError
 
 
 @dataclass
 class SeqAttnTextConfig(FairseqDataclass):
     """Options of the tokenizer ``seqattn_text``."""
 
-    seqattn_text_chain: str = field(
-        default="???",
+    seqattn_text_chain: Optional[str] = field(  # noqa: UP045 fairseq reads Optional alone
+        default=None,
         metadata={"help": "text_chain.json that seqattn prepare writes beside the dictionaries"},
     )
 
@@ -26,6 +28,11 @@ class SeqAttnTextTokenizer:
     """Raw source line to tokens before BPE; target tokens after BPE removal to plain text."""
 
     def __init__(self, cfg: SeqAttnTextConfig) -> None:
+        if not cfg.seqattn_text_chain:
+            raise SeqAttnError(
+                "--tokenizer seqattn_text needs --seqattn-text-chain FILE, the text_chain.json "
+                "that seqattn prepare writes beside the dictionaries"
+            )
         self.chains = TextChains.load(Path(cfg.seqattn_text_chain))
 
     def encode(self, x: str) -> str:

@@ -15,6 +15,7 @@ from typing import BinaryIO, TextIO, cast
 from seqattn_fairseq.errors import SeqAttnError
 
 PARTIAL_SUFFIX = ".partial"
+_BYTE_ORDER_MARK = "\ufeff"
 
 
 def open_binary(path: Path) -> BinaryIO:
@@ -26,9 +27,11 @@ def read_lines(path: Path) -> Iterator[str]:
     """Yield the lines of a plain or gzip UTF-8 file, without their line ends, one at a time.
 
     Only the line feed ends a line: U+0085, U+2028 and carriage returns occur inside sentences.
+    A byte order mark (U+FEFF) at the start of the file is no part of its first line.
 
     Raises:
-        SeqAttnError: missing file, damaged gzip, or invalid UTF-8 (file:line:byte, from 1).
+        SeqAttnError: missing or unreadable file, folder, damaged gzip, or invalid UTF-8
+            (file:line:byte, from 1).
     """
     try:
         with open_binary(path) as stream:
@@ -38,16 +41,19 @@ def read_lines(path: Path) -> Iterator[str]:
         raise SeqAttnError(f"{path}: no such file") from None
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise SeqAttnError(f"{path}: damaged gzip file ({error}); get it again") from None
+    except OSError as error:
+        raise SeqAttnError(f"{path}: {error.strerror}; give a text file that can be read") from None
 
 
 def _decode(path: Path, number: int, line: bytes) -> str:
     try:
-        return line.decode("utf-8")
+        text = line.decode("utf-8")
     except UnicodeDecodeError as error:
         raise SeqAttnError(
             f"{path}:{number}:{error.start + 1}: invalid UTF-8 (byte 0x{line[error.start]:02x}); "
             "convert the file, e.g. with iconv -t UTF-8, or repair this line"
         ) from None
+    return text.removeprefix(_BYTE_ORDER_MARK) if number == 1 else text
 
 
 def partial_path(path: Path) -> Path:

@@ -67,8 +67,21 @@ def corpus_sentence(task: Any, subset: str, number: int) -> tuple[Tensor, Tensor
     return item["source"], item["target"]
 
 
+def _check_length(side: str, tokens: Tensor, limit: int) -> None:
+    if tokens.numel() > limit:
+        raise SeqAttnError(
+            f"the {side} sentence has {tokens.numel():,} tokens, but the model takes {limit:,}; "
+            "choose a shorter one"
+        )
+
+
 def translate(model: Any, task: Any, source: Tensor) -> Tensor:
-    """Return the ids of the model's own translation (beam search), ending in eos."""
+    """Return the ids of the model's own translation (beam search), ending in eos.
+
+    Raises:
+        SeqAttnError: the source is longer than the model's positions.
+    """
+    _check_length("source", source, model.max_positions()[0])
     generator = task.build_generator([model], GenerationConfig(beam=_BEAM))
     dataset = task.build_dataset_for_inference([source], [source.numel()])
     sample = dataset.collater([dataset[0]])
@@ -104,8 +117,13 @@ def cross_attention(
         head: head from 1; the mean over heads if None.
 
     Raises:
-        SeqAttnError: no such layer or head, or a model without cross-attention.
+        SeqAttnError: no such layer or head, a model without cross-attention, or a sentence
+            longer than the model's positions.
     """
+    for side, tokens, limit in zip(
+        ("source", "target"), (source, target), model.max_positions(), strict=True
+    ):
+        _check_length(side, tokens, limit)
     lengths = torch.tensor([source.numel()])
     previous = target.roll(1)[None]
     layers = model.attention_weights(source[None], lengths, previous).get("cross")

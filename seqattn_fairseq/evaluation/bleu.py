@@ -12,8 +12,12 @@ from dataclasses import dataclass
 
 from sacrebleu.metrics.bleu import BLEU
 from sacremoses import MosesDetokenizer
+from sacremoses.corpus import NonbreakingPrefixes
 
-from seqattn_fairseq.errors import SeqAttnError
+from seqattn_fairseq.errors import SeqAttnError, nearest
+
+# the languages that sacremoses has rules for, but no list of abbreviations
+_UNPREFIXED_LANGUAGES = {"japanese": "ja", "ja": "ja", "korean": "ko", "ko": "ko"}
 
 # the upstream script works on bytes: only the ASCII blanks count as blank, not U+00A0
 _HYPHEN = re.compile(r"([^ \t\n\r\f\v])-([^ \t\n\r\f\v])")
@@ -39,9 +43,25 @@ def compound_split(line: str) -> str:
     return _HYPHEN.sub(r"\1 ##AT##-##AT## \2", line)
 
 
+def _moses_language(language: str) -> str:
+    """Return the code of a language that sacremoses knows; for others it says nothing."""
+    known: dict[str, str] = {**NonbreakingPrefixes().available_langs, **_UNPREFIXED_LANGUAGES}
+    if language not in known:
+        codes = sorted(set(known.values()))
+        raise SeqAttnError(
+            f"--detokenize {language}: Moses has no rules for this language"
+            f"{nearest(language, known)}; it knows {', '.join(codes)}"
+        )
+    return known[language]
+
+
 def detokenize(lines: Sequence[str], language: str) -> list[str]:
-    """Undo Moses tokenisation by the rules of ``language`` (``de``, ``en``, ...)."""
-    detokenizer = MosesDetokenizer(lang=language)
+    """Undo Moses tokenisation by the rules of ``language`` (``de``, ``en``, ...).
+
+    Raises:
+        SeqAttnError: Moses has no rules for this language.
+    """
+    detokenizer = MosesDetokenizer(lang=_moses_language(language))
     return [detokenizer.detokenize(line.split()) for line in lines]
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from seqattn_fairseq.checkpoint_files import non_finite, printable, read_checkpoint
 from seqattn_fairseq.errors import SeqAttnError
 
 State = dict[str, Any]
@@ -38,24 +38,15 @@ def load_checkpoint(path: Path) -> State:
     """Load a fairseq checkpoint on the CPU; nothing in the file is executed.
 
     Raises:
-        SeqAttnError: the file is missing, truncated, holds foreign objects or no model.
+        SeqAttnError: the file is missing, damaged or refused, or its model is not all tensors.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise SeqAttnError(f"{path}: no such checkpoint") from None
-    except pickle.UnpicklingError as error:
-        reason = str(error).partition("\n")[0] or "not a checkpoint"
-        raise SeqAttnError(
-            f"{path}: not loaded, for safety or because it is damaged: {reason}"
-        ) from error
-    except Exception as error:  # a foreign file makes the unpickler fail in any way
-        reason = str(error).partition("\n")[0] or "unreadable"
-        raise SeqAttnError(
-            f"{path}: damaged or not a checkpoint ({reason}); leave it out"
-        ) from error
-    if not isinstance(state, dict) or not isinstance(state.get("model"), dict):
-        raise SeqAttnError(f"{path}: holds no fairseq model; give files that fairseq-train wrote")
+    state = read_checkpoint(path)
+    for key, value in state["model"].items():
+        if not isinstance(value, Tensor):
+            raise SeqAttnError(
+                f"{path}: parameter {key} is a {type(value).__name__}, not a tensor; leave this "
+                "checkpoint out"
+            )
     return state
 
 
@@ -98,7 +89,8 @@ def _architecture(state: State) -> dict[str, Any]:
     if isinstance(config, Namespace):
         values = vars(config)
         return {k: v for k, v in values.items() if k == "arch" or k.startswith(_MODEL_OPTIONS)}
-    return dict(config or {})
+    items = config.items() if isinstance(config, Mapping) else ()
+    return {printable(str(key)): value for key, value in items}
 
 
 def _check_config(first: State, other: State, names: tuple[Path, Path]) -> None:
@@ -172,7 +164,7 @@ def average(paths: Sequence[Path]) -> State:
 
     Raises:
         SeqAttnError: a file cannot be loaded, or the models do not have the same parameters,
-            shapes and model options.
+            shapes and model options, or the mean would not be finite.
     """
     first = load_checkpoint(paths[0])
     mean = _Mean(first["model"])
@@ -182,9 +174,14 @@ def average(paths: Sequence[Path]) -> State:
         names = (paths[0], path)
         _check_config(first, state, names)
         _check_tensors(first["model"], state["model"], names)
+        mean.add(state["model"])
+        if key := non_finite(mean.sums):
+            raise SeqAttnError(
+                f"{path}: {key} holds NaN or infinity, and so would the mean; leave this "
+                "checkpoint out"
+            )
         if key := _untied(first["model"], state["model"], mean.owner):
             raise SeqAttnError(f"{path}: {key} is not tied as it is in {paths[0]}")
-        mean.add(state["model"])
     return {**_without_optimizer(state), "model": mean.result()}
 
 

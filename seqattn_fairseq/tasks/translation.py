@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -26,9 +29,59 @@ from seqattn_fairseq.tasks.batches import (
     select_rows,
     source_limit,
 )
-from seqattn_fairseq.tasks.dictionaries import STATE_KEY, describe, verify_task_state
+from seqattn_fairseq.tasks.dictionaries import (
+    STATE_KEY,
+    describe,
+    verify_direction,
+    verify_task_state,
+)
 
 logger = logging.getLogger(__name__)
+
+_BPE_FILES = ("bpe_codes", "sentencepiece_model")  # options of fairseq's --bpe subword_nmt, ...
+
+
+@contextmanager
+def explained_data_errors(cfg: Any) -> Iterator[None]:
+    """Turn what fairseq raises while it looks for languages and dictionaries into one line.
+
+    Raises:
+        SeqAttnError: the data folder or a dictionary is missing.
+    """
+    remedy = (
+        "the data must be a folder made by fairseq-preprocess for this --source-lang and "
+        "--target-lang"
+    )
+    if not cfg.data:
+        raise SeqAttnError(f"no data given (in Hydra task.data); {remedy}")
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise SeqAttnError(f"{error.filename}: not found; {remedy}") from error
+    except Exception as error:
+        if "Could not infer language pair" not in str(error):
+            raise
+        raise SeqAttnError(
+            f"{cfg.data}: holds no language pair (no file named SPLIT.SRC-TGT.*); name it with "
+            f"-s SRC -t TGT; {remedy}"
+        ) from error
+
+
+def _explain_dead_beam(models: list[Any], error: AssertionError) -> SeqAttnError | None:
+    """Explain fairseq's ``assert step < max_len``: no hypothesis of a sentence had a finite score.
+
+    Return ``None`` for other assertions.
+    """
+    if not re.fullmatch(r"\d+ < \d+", str(error)):
+        return None
+    parameters = [named for model in models for named in model.named_parameters()]
+    broken = [name for name, values in parameters if not values.isfinite().all()]
+    reason = (
+        f"parameter {broken[0]} of the checkpoint holds NaN or infinity; use an earlier checkpoint"
+        if broken
+        else "the parameters are finite, so NaN or infinity arises as they are used (--fp16?)"
+    )
+    return SeqAttnError(f"non-finite scores: no translation of a sentence can be ranked; {reason}")
 
 
 @dataclass
@@ -43,7 +96,8 @@ class SeqAttnTranslationTask(TranslationTask):
     * an empty source line gives an empty output line;
     * a source longer than the model's positions is named in a warning, and its output line stays
       empty, while the others are translated;
-    * the digests of both dictionaries are saved with a checkpoint and compared when it is loaded.
+    * languages and digests of both dictionaries are saved with a checkpoint and compared when it is
+      loaded.
 
     The stock task turns into this class when it builds one of our models (see ``compat``), so no
     attribute may be created in the constructor.
@@ -54,29 +108,6 @@ class SeqAttnTranslationTask(TranslationTask):
     _lines_read = 0
 
     # ---- set-up --------------------------------------------------------------------------------
-
-    @classmethod
-    def setup_task(cls, cfg: Any, **kwargs: Any) -> SeqAttnTranslationTask:
-        """Load the dictionaries and build the task.
-
-        Raises:
-            SeqAttnError: the data folder or a dictionary is missing.
-        """
-        remedy = (
-            "the data must be a folder made by fairseq-preprocess for this --source-lang and "
-            "--target-lang"
-        )
-        if not cfg.data:
-            raise SeqAttnError(f"no data given (in Hydra task.data); {remedy}")
-        try:
-            task: SeqAttnTranslationTask = super().setup_task(cfg, **kwargs)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise SeqAttnError(f"{error.filename}: not found; {remedy}") from error
-        except Exception as error:
-            if "Could not infer language pair" not in str(error):
-                raise
-            raise SeqAttnError(f"{cfg.data}: holds no language pair; {remedy}") from error
-        return task
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """Build a model (fairseq's interface)."""
@@ -98,15 +129,16 @@ class SeqAttnTranslationTask(TranslationTask):
     # ---- state in checkpoints ------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the task state of a checkpoint: fairseq's, and the dictionaries' digests."""
+        """Return a checkpoint's task state: fairseq's, the languages, the dictionaries' digests."""
         return {**super().state_dict(), STATE_KEY: describe(self)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a checkpoint's task state.
 
         Raises:
-            SeqAttnError: the checkpoint was trained with other dictionaries.
+            SeqAttnError: the checkpoint was trained with other dictionaries or languages.
         """
+        verify_direction(self, state_dict)
         super().load_state_dict(verify_task_state(self, state_dict))
 
     # ---- data ----------------------------------------------------------------------------------
@@ -232,12 +264,35 @@ class SeqAttnTranslationTask(TranslationTask):
 
     # ---- translation ---------------------------------------------------------------------------
 
-    def build_generator(self, *args: Any, **kwargs: Any) -> Any:
-        """Build fairseq's generator; its hard alignments link nothing where attention is null."""
-        generator = super().build_generator(*args, **kwargs)
+    def build_generator(self, models: list[Any], args: Any, **kwargs: Any) -> Any:
+        """Build fairseq's generator; its hard alignments link nothing where attention is null.
+
+        Raises:
+            SeqAttnError: the beam is smaller than one.
+        """
+        if getattr(args, "beam", 1) < 1:
+            raise SeqAttnError(f"--beam {args.beam} keeps no hypothesis; it must be at least 1")
+        generator = super().build_generator(models, args, **kwargs)
         if getattr(generator, "extract_alignment", None) is utils.extract_hard_alignment:
             generator.extract_alignment = hard_alignment
         return generator
+
+    def build_bpe(self, args: Any) -> Any:
+        """Build the subword encoder of fairseq-interactive and fairseq-generate.
+
+        Raises:
+            SeqAttnError: its file is missing or none of its kind.
+        """
+        try:
+            return super().build_bpe(args)
+        except (OSError, RuntimeError, ValueError, SystemExit) as error:  # subword_nmt exits
+            files = [getattr(args, name) for name in _BPE_FILES if getattr(args, name, None)]
+            if not files:
+                raise
+            raise SeqAttnError(
+                f"{files[0]}: no such file, or no model of --bpe {args._name}; pass the one that "
+                "the training data was segmented with"
+            ) from error
 
     def inference_step(
         self,
@@ -249,8 +304,12 @@ class SeqAttnTranslationTask(TranslationTask):
     ) -> list[Hypotheses]:
         """Translate a batch: B lists of hypotheses, best first.
 
-        Empty and over-long sources get one empty hypothesis without reaching the model. A
-        generator that scores given targets still scores those of empty sources.
+        Empty and over-long sources, and a prefix that is a whole empty target, get empty
+        hypotheses without reaching the model. A generator that scores given targets still scores
+        those of empty sources.
+
+        Raises:
+            SeqAttnError: a model gives scores that are not finite.
         """
         source = sample["net_input"]["src_tokens"]
         pad, eos = self.source_dictionary.pad(), self.source_dictionary.eos()
@@ -259,11 +318,10 @@ class SeqAttnTranslationTask(TranslationTask):
         skipped = is_too_long(source, pad, limit)
         if not isinstance(generator, SequenceScorer):
             skipped |= is_empty(source, pad, eos)
+        if prefix_tokens is not None:  # a beam of fairseq cannot begin with the end of a sentence
+            skipped |= prefix_tokens[:, 0].eq(eos)
         if not skipped.any():
-            stock: list[Hypotheses] = super().inference_step(
-                generator, models, sample, prefix_tokens, constraints
-            )
-            return stock
+            return self._search(generator, models, sample, prefix_tokens, constraints)
         copies = getattr(generator, "beam_size", 1)  # as many as others get, for --nbest
         hypotheses: list[Hypotheses] = [[empty_hypothesis(source, eos)] * copies for _ in source]
         rows = (~skipped).nonzero()[:, 0]
@@ -271,7 +329,25 @@ class SeqAttnTranslationTask(TranslationTask):
             reduced = select_rows(sample, rows, pad)
             prefix_tokens = None if prefix_tokens is None else prefix_tokens[rows]
             constraints = None if constraints is None else constraints[rows]
-            found = super().inference_step(generator, models, reduced, prefix_tokens, constraints)
+            found = self._search(generator, models, reduced, prefix_tokens, constraints)
             for row, hypothesis in zip(rows.tolist(), found, strict=True):
                 hypotheses[row] = hypothesis
         return hypotheses
+
+    def _search(
+        self,
+        generator: Any,
+        models: list[Any],
+        sample: dict[str, Any],
+        prefix_tokens: torch.Tensor | None,
+        constraints: torch.Tensor | None,
+    ) -> list[Hypotheses]:
+        try:
+            found: list[Hypotheses] = super().inference_step(
+                generator, models, sample, prefix_tokens, constraints
+            )
+        except AssertionError as error:
+            if explained := _explain_dead_beam(models, error):
+                raise explained from error
+            raise
+        return found

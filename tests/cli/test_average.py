@@ -194,6 +194,39 @@ def test_bad_files(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert not (tmp_path / "mean.pt").exists()
 
 
+def test_damaged_bytes_are_found(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = write("good.pt"), write("bad.pt", model={"w": torch.full((9,), 7.0)})
+    data = bytearray(bad.read_bytes())
+    data[data.index(torch.full((9,), 7.0).numpy().tobytes()) + 3] ^= 1
+    bad.write_bytes(data)
+    error = _fails(["--inputs", good, bad, "--output", tmp_path / "mean.pt"], capsys)
+    assert f"{bad}: damaged, wrong checksum of " in error
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_mean_that_is_not_finite_is_refused(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], value: float
+) -> None:
+    good, bad = write("good.pt"), write("bad.pt", value)
+    error = _fails(["--inputs", good, bad, "--output", tmp_path / "mean.pt"], capsys)
+    assert f"{bad}: encoder.embed_tokens.weight holds NaN or infinity" in error
+    assert not (tmp_path / "mean.pt").exists()
+
+
+def test_a_model_of_other_things_than_tensors_is_refused(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = write("good.pt"), write("bad.pt", model={**_model(1.0), "encoder.half": [1.0]})
+    for inputs in ([good, bad], [bad, good]):
+        error = _fails(["--inputs", *inputs, "--output", tmp_path / "mean.pt"], capsys)
+        assert f"{bad}: parameter encoder.half is a list, not a tensor" in error
+    for model in ({1: torch.ones(1)}, {"\x1b[31mred": torch.ones(1)}):
+        error = _fails(["--inputs", good, write("bad.pt", model=model), "--output", bad], capsys)
+        assert "\x1b" not in error
+
+
 def test_command_line(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good, other = write("good.pt"), write("other.pt")
     assert "needs --output" in _fails(["--inputs", good, other], capsys)

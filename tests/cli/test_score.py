@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from seqattn_fairseq.cli.main import main
+from seqattn_fairseq.data.files import read_lines
+from seqattn_fairseq.evaluation import bleu
 
 TARGETS = ["Das Café-Haus ist alt .", "Er liest das Buch .", "Sie macht die neue Tür auf ."]
 OUTPUTS = ["Das Café-Haus ist neu .", "Er liest das Buch .", "Sie macht die alte Tür auf ."]
@@ -49,6 +51,18 @@ def test_all_flavours(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert hypotheses.read_text(encoding="utf-8").split("\n")[2] == "Sie macht die alte Tür auf."
 
 
+def test_a_byte_order_mark_is_no_word(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    reference = log.with_name("raw.de")
+    scores = []
+    for encoding in ("utf-8", "utf-8-sig"):
+        reference.write_text("\n".join(RAW) + "\n", encoding=encoding)
+        assert main(["score", str(log), "--ref", str(reference)]) == 0
+        scores.append(capsys.readouterr().out)
+    assert scores[0] == scores[1]
+    reference.write_text("\ufeffa\n\ufeffb\n", encoding="utf-8")
+    assert list(read_lines(reference)) == ["a", "\ufeffb"]  # elsewhere it is text
+
+
 def test_own_reference(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", str(log), "--detokenize", "de"]) == 0
     assert "sacreBLEU (own ref)" in capsys.readouterr().out
@@ -65,6 +79,17 @@ def test_errors(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "no T lines; give the reference with --ref" in _fails([without], capsys)
     (tmp_path / "latin1.log").write_bytes(b"H-0\t-1\tb\nH-1\t-1\tT\xfcr\n")
     assert "latin1.log:2:9: invalid UTF-8" in _fails([tmp_path / "latin1.log"], capsys)
+    for arguments in ([tmp_path], [log, "--ref", tmp_path]):
+        assert f"{tmp_path}: Is a directory; give a text file" in _fails(arguments, capsys)
+
+
+def test_languages_that_moses_does_not_know(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    error = _fails([log, "--detokenize", "xx"], capsys)
+    assert "--detokenize xx: Moses has no rules for this language" in error
+    assert " cs, de, el, en, " in error
+    assert "(did you mean german" in _fails([log, "--detokenize", "germn"], capsys)
+    assert bleu.detokenize(["it &apos;s late ."], "english") == ["it's late."]
+    assert bleu.detokenize(["c&apos; est ici ."], "fr") == ["c'est ici."]
 
 
 def test_corpus_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

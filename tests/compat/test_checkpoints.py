@@ -6,6 +6,7 @@ import argparse
 import os
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fairseq import checkpoint_utils
 from fairseq.file_io import PathManager
 
 import seqattn_fairseq  # noqa: F401 applies the workarounds
+from seqattn_fairseq.checkpoint_files import read_checkpoint
 from seqattn_fairseq.errors import SeqAttnError
 from tests.support import toy_corpus
 
@@ -61,9 +63,50 @@ def test_damaged_and_foreign_files_are_named(tmp_path: Path) -> None:
     for length in (10, len(whole) // 3, len(whole) - 1):
         path.write_bytes(whole[:length])
         assert message(path).startswith(f"{path}: truncated")
-    for foreign in ({"weight": torch.ones(3)}, [1, 2], torch.ones(2)):
+    for foreign in ({"weight": torch.ones(3)}, [1, 2], torch.ones(2), {"model": {}, "cfg": [1]}):
         torch.save(foreign, path)
-        assert message(path).startswith(f"{path}: ")
+        assert "fairseq checkpoint" in message(path)
+    for part in ("cfg", "args", "extra_state"):
+        torch.save({"model": {}, "cfg": {"a": 1}, part: ["no", "group"]}, path)
+        assert "fairseq checkpoint" in message(path)
+        with pytest.raises(SeqAttnError, match="no fairseq checkpoint"):
+            read_checkpoint(path)
+    torch.save({"weight": torch.ones(3)}, path)  # a plain state dict
+    assert message(path).startswith(f"{path}: no fairseq checkpoint ('model' and 'cfg'")
+
+
+def _write_array(path: Path) -> None:
+    with path.open("wb") as stream:
+        np.save(stream, np.ones(3))
+
+
+FOREIGN: dict[str, Callable[[Path], object]] = {
+    "array": _write_array,
+    "raw pickle": lambda path: path.write_bytes(pickle.dumps({"model": {}})),
+    "raw pickled array": lambda path: path.write_bytes(pickle.dumps(np.ones(3))),
+    "escapes in a call": lambda path: path.write_bytes(b"\x80\x02c\x1b[31mred\n\x1b[0m\n."),
+    "escapes": lambda path: path.write_bytes(b"\x1b[31m"),
+    "escapes in a name": lambda path: torch.save(
+        {"model": {"\x1b[31m": torch.ones(1)}, "cfg": {"a": 1}}, path
+    ),
+    "folder": lambda path: path.mkdir(),
+}
+
+
+@pytest.mark.parametrize("write", FOREIGN.values(), ids=FOREIGN)
+def test_messages_hold_no_advice_of_torch_and_no_escapes(
+    tmp_path: Path, write: Callable[[Path], object]
+) -> None:
+    path = tmp_path / "file.pt"
+    write(path)
+    texts = [message(path)]
+    with pytest.raises(SeqAttnError) as caught:
+        read_checkpoint(path)
+    texts.append(str(caught.value))
+    assert texts[0] == texts[1]
+    assert texts[0].startswith(f"{path}: ")
+    assert texts[0].isprintable()
+    assert "weights_only" not in texts[0] and "orch.load" not in texts[0]
 
 
 def test_a_flipped_bit_is_found(tmp_path: Path) -> None:

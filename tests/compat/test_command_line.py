@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fairseq import checkpoint_utils, criterions, utils
 
+from seqattn_fairseq.compat import command_line
 from tests.support import toy_corpus
 
 pytestmark = pytest.mark.xdist_group("commands")
@@ -66,6 +71,98 @@ def test_a_users_mistake_through_the_console_script_is_one_line(tmp_path: Path) 
     assert last.startswith(f"fairseq-train: error: {missing}/dict.src.txt: not found")
 
 
+# ---- one line per error ------------------------------------------------------------------------
+
+HINT = " (SEQATTN_TRACEBACK=1 shows the traceback)"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--batch-size 7", f"--batch-size cannot be larger than --buffer-size{HINT}"),
+        ("--bpe sentencepiece", f"--sentencepiece-model is missing{HINT}"),
+        ("--bpe sentencepiece --sentencepiece-model no.model", "no.model: no such file, or no mod"),
+        ("--bpe subword_nmt --bpe-codes in", "in: no such file, or no model of --bpe subword_nmt"),
+        ("--tokenizer seqattn_text", "--tokenizer seqattn_text needs --seqattn-text-chain FILE"),
+        ("--tokenizer seqattn_text --seqattn-text-chain .", f".: Is a directory{HINT}"),
+        ("--beam 0", "--beam 0 keeps no hypothesis; it must be at least 1"),
+        ("--min-len 99", f"min_len cannot be larger than max_len, please adjust these!{HINT}"),
+    ],
+)
+def test_interactive_with_a_wrong_option(tmp_path: Path, options: str, message: str) -> None:
+    (tmp_path / "in").write_bytes(b"no merge operations at all\n")
+    run = toy_corpus.trained()
+    result = toy_corpus.run(
+        "interactive", str(run.data_bin), "--user-dir", toy_corpus.USER_DIR, "--path",
+        str(run.checkpoint), "--cpu", "--max-len-b", "12", *options.split(), stdin=b"a b\n",
+        folder=tmp_path,
+    )  # fmt: skip
+    assert_one_line(result, f"fairseq-interactive: error: {message}")
+
+
+def assert_one_line(result: toy_corpus.Result, message: str) -> None:
+    assert result.status == 1
+    assert "Traceback" not in result.stderr
+    assert result.stderr.strip().splitlines()[-1].startswith(message), result.stderr
+
+
+def test_training_with_a_wrong_option(tmp_path: Path) -> None:
+    options = ["--arch", "seqattn_softmax", *toy_corpus.TINY, "--cpu"]
+    result = train(*options)
+    assert_one_line(result, "fairseq-train: error: Must specify batch size either with --max-token")
+    (tmp_path / "file").touch()
+    result = train(*options, "--max-tokens", "99", "--save-dir", str(tmp_path / "file"))
+    assert_one_line(result, f"fairseq-train: error: {tmp_path}/file/dummy: Not a directory{HINT}")
+    result = train(
+        *options, "--max-tokens", "99", "--max-source-positions", "1",
+        "--skip-invalid-size-inputs-valid-test", "--save-dir", str(tmp_path / "run"),
+    )  # fmt: skip
+    assert_one_line(result, "fairseq-train: error: The dataset is empty. This could indicate")
+
+
+def test_a_wrong_option_under_hydra(tmp_path: Path) -> None:
+    (tmp_path / "toy.yaml").write_text(
+        f"# @package _global_\ncommon: {{user_dir: '{toy_corpus.USER_DIR}'}}\n"
+        "model: {_name: seqattn_softmax}\nhydra: {run: {dir: .}}\n"
+    )
+    result = toy_corpus.run(
+        "hydra_train", "--config-dir", str(tmp_path), "--config-name", "toy", folder=tmp_path
+    )
+    assert_one_line(result, "fairseq-hydra-train: error: Must specify batch size either with --max")
+
+
+def raised_by(function: Callable[..., Any], *args: Any) -> BaseException:
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 whatever it is
+        function(*args)
+    return caught.value
+
+
+def message_of(function: Callable[..., Any], *args: Any) -> str | None:
+    return command_line._message(raised_by(function, *args))
+
+
+def train_step() -> None:
+    """Stand for fairseq's method of this name."""
+    criterions.register_criterion("cross_entropy")(object)
+
+
+def test_only_foreseen_errors_before_training_lose_their_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    duplicate = (criterions.register_criterion("cross_entropy"), object)
+    assert message_of(*duplicate) is None  # not in a program that merely uses fairseq
+    monkeypatch.setattr("sys.argv", ["fairseq-train"])
+    assert message_of(*duplicate) == f"Cannot register duplicate criterion (cross_entropy){HINT}"
+    missing = (checkpoint_utils.verify_checkpoint_directory, "/dev/null/no")
+    assert message_of(*missing) == f"/dev/null/no: Not a directory{HINT}"
+    assert message_of(utils.strip_pad, None, 1) is None  # a bug, even if in fairseq
+    assert message_of(int, "no number") is None
+    assert message_of(train_step) is None
+    monkeypatch.setenv("SEQATTN_TRACEBACK", "1")
+    assert message_of(*duplicate) is None
+    assert message_of(*missing) is None
+
+
 # ---- fairseq-preprocess ------------------------------------------------------------------------
 
 
@@ -91,6 +188,13 @@ def test_preprocess_refuses_what_would_go_wrong_later(tmp_path: Path) -> None:
     assert preprocess_error(tmp_path).startswith(f"{target}:2: carriage return inside the line")
     target.write_bytes(b"")
     assert preprocess_error(tmp_path).startswith(f"{target}: empty file")
+    target.write_text("\n \n\n")
+    assert preprocess_error(tmp_path).startswith(f"{target}: all 3 lines are blank")
+    target.write_bytes(b"\xef\xbb\xbfb a\nd c\ne\n")
+    message = preprocess_error(tmp_path)
+    assert message.startswith(f"{target}:1: starts with a byte order mark")
+    subprocess.run(["bash", "-c", message.partition("remove it: ")[2]], check=True)
+    assert target.read_bytes() == b"b a\nd c\ne\n"
     target.unlink()
     assert preprocess_error(tmp_path).startswith(f"{target}: no such file")
 
@@ -103,7 +207,26 @@ def test_preprocess_takes_windows_line_ends_and_unusual_separators(tmp_path: Pat
     assert "train.src: 3 sents" in result.stdout + result.stderr
 
 
+def test_preprocess_takes_a_blank_test_set(tmp_path: Path) -> None:
+    toy_corpus.write_split(tmp_path / "test", ["", ""])
+    result = toy_corpus.preprocess(tmp_path, tmp_path / "bin", "test")
+    assert result.status == 0, result.stderr
+
+
 # ---- fairseq-interactive -----------------------------------------------------------------------
+
+
+def test_interactive_drops_a_byte_order_mark_at_the_start_alone() -> None:
+    run = toy_corpus.trained()
+    plain, marked = (
+        toy_corpus.interactive(run, start + b"a b\n\xef\xbb\xbf\n")
+        for start in (b"", b"\xef\xbb\xbf")
+    )
+    assert marked.lines("S") == plain.lines("S") == {0: "a b", 1: "<unk>"}
+    assert marked.lines("H") == plain.lines("H")
+    lone = toy_corpus.interactive(run, b"\xef\xbb\xbf\nc d\n")
+    assert lone.lines("S") == {0: "", 1: "c d"}
+    assert lone.lines("D")[0] == ""
 
 
 def test_interactive_translates_up_to_an_invalid_line_and_names_it() -> None:

@@ -81,3 +81,9 @@ def test_missing_chain_file_is_one_line(data_bin: Path) -> None:
     )
     with pytest.raises(SeqAttnError, match=r"nothing\.json: no such file"):
         encoders.build_tokenizer(namespace)
+
+
+def test_missing_option_is_one_line(data_bin: Path) -> None:
+    cfg = command_line(data_bin, "--tokenizer", "seqattn_text")
+    with pytest.raises(SeqAttnError, match="needs --seqattn-text-chain FILE"):
+        encoders.build_tokenizer(cfg.tokenizer)

@@ -107,6 +107,17 @@ def test_raw_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert output.read_bytes().startswith(PNG)
     assert main([*common, "--text", " ", "-o", str(output)]) == 1
     assert "--text is empty" in capsys.readouterr().err.splitlines()[-1]
+    output.unlink()
+    assert main([*common, "--text", "a " * 30, "-o", str(output)]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "the source sentence has 31 tokens, but the model takes 30" in error
+    assert not output.exists()
+
+
+def test_target_longer_than_the_positions() -> None:
+    model = small_model("softmax", max_target_positions=2)
+    with pytest.raises(SeqAttnError, match="the target sentence has 3 tokens, .* takes 2"):
+        cross_attention(model, TASK, SOURCE, TARGET)
 
 
 def test_stock_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,12 +6,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from fairseq import hub_utils
 from fairseq.tasks import setup_task
 from omegaconf import OmegaConf
 
 import seqattn_fairseq  # noqa: F401 registers models and task
 from seqattn_fairseq.errors import SeqAttnError
+from seqattn_fairseq.tasks.batches import hard_alignment
+from seqattn_fairseq.tasks.dictionaries import STATE_KEY
+from seqattn_fairseq.tasks.translation import _explain_dead_beam
 from tests.support import toy_corpus
 
 pytestmark = pytest.mark.xdist_group("commands")
@@ -167,6 +171,62 @@ def test_generate_can_score_references_of_empty_sources(hard_lines: Path) -> Non
     assert float(result.lines("P")[1]) < 0  # the model's score of the bare end of sentence
 
 
+def test_empty_sources_get_as_many_hypotheses_as_others(hard_lines: Path) -> None:
+    result = toy_corpus.generate(
+        toy_corpus.trained(*OURS), "--beam", "3", "--nbest", "3", data_bin=hard_lines
+    )
+    assert result.status == 0, result.stderr
+    numbers = [line.split("\t")[0] for line in result.stdout.splitlines()]
+    assert [numbers.count(f"H-{i}") for i in range(6)] == [3] * 6
+
+
+@pytest.mark.parametrize("beam", ["1", "3"])
+def test_forced_prefixes_may_come_from_empty_targets(tmp_path: Path, beam: str) -> None:
+    (tmp_path / "test.src").write_text("a b c\nd e\nf\n\n")
+    (tmp_path / "test.tgt").write_text("c b a\n\nf\ng h\n")
+    assert toy_corpus.preprocess(tmp_path, tmp_path / "bin", "test").status == 0
+    result = toy_corpus.generate(
+        toy_corpus.trained(*OURS), "--prefix-size", "2", "--beam", beam, data_bin=tmp_path / "bin"
+    )
+    assert result.status == 0, result.stderr
+    hypotheses = result.lines("H")
+    assert hypotheses[0].startswith("c b")
+    assert [hypotheses[i] for i in (1, 2, 3)] == ["", "f", ""]
+
+
+# ---- alignment, scores that are no numbers -----------------------------------------------------
+
+
+def test_hard_alignment_links_nothing_where_attention_is_null() -> None:
+    pad, eos = 1, 2
+    attention = torch.tensor([[0.0, 0.5, 0.0], [0.0, 0.0, 0.0], [0.7, 0.1, 0.0], [0.0, 0.0, 0.9]])
+    source, target = torch.tensor([5, 6, eos]), torch.tensor([7, 8, 9, eos])
+    assert hard_alignment(attention, source, target, pad, eos) == [(1, 0), (0, 2)]
+
+
+def test_a_model_of_nan_is_one_line(tmp_path: Path) -> None:
+    run = toy_corpus.trained(*OURS)
+    state = torch.load(run.checkpoint, weights_only=True)
+    name = "decoder.layers.0.fc1.weight"
+    state["model"][name][0, 0] = float("nan")
+    torch.save(state, tmp_path / "nan.pt")
+    broken = toy_corpus.Run(run.text, run.data_bin, tmp_path, tmp_path / "nan.pt")
+    for result in (toy_corpus.generate(broken), toy_corpus.interactive(broken, b"a b\n")):
+        assert result.status == 1
+        assert "Traceback" not in result.stderr
+        last = result.stderr.strip().splitlines()[-1]
+        assert f"error: non-finite scores: no translation of a sentence can be ranked; {name}" in (
+            last.replace("parameter ", "")
+        )
+
+
+def test_non_finite_scores_of_finite_parameters_and_other_assertions() -> None:
+    models = [torch.nn.Linear(1, 1)]
+    explained = _explain_dead_beam(models, AssertionError("200 < 200"))
+    assert "the parameters are finite, so NaN or infinity arises as they are used" in str(explained)
+    assert _explain_dead_beam(models, AssertionError("min_len is larger than max_len")) is None
+
+
 # ---- dictionaries ------------------------------------------------------------------------------
 
 
@@ -218,6 +278,29 @@ def test_interactive_and_the_hub_refuse_other_dictionaries(permuted: Path) -> No
         )
 
 
+def test_the_other_direction_is_refused(tmp_path: Path) -> None:
+    """Both languages share a dictionary here, so that the digests agree."""
+    run, swapped = toy_corpus.trained(*OURS), ("-s", "tgt", "-t", "src")
+    results = [
+        ("generate", toy_corpus.generate(run, *swapped)),
+        ("interactive", toy_corpus.interactive(run, b"a b\n", *swapped)),
+    ]
+    for command, result in results:
+        assert result.status == 1
+        assert "Traceback" not in result.stderr
+        assert result.stderr.strip().splitlines()[-1] == (
+            f"fairseq-{command}: error: {run.data_bin}: to be translated from tgt to src, but the "
+            "checkpoint was trained to translate from src to tgt; pass --source-lang src "
+            "--target-lang tgt, or the checkpoint of the other direction"
+        )
+    state = torch.load(run.checkpoint, weights_only=True)
+    for side in state["task_state"][STATE_KEY].values():
+        del side["language"]  # as saved by version 0.1.0
+    torch.save(state, tmp_path / "old.pt")
+    old = toy_corpus.Run(run.text, run.data_bin, tmp_path, tmp_path / "old.pt")
+    assert toy_corpus.generate(old, *swapped).status == 0
+
+
 # ---- data --------------------------------------------------------------------------------------
 
 
@@ -246,14 +329,33 @@ def test_missing_empty_and_mismatched_splits(tmp_path: Path) -> None:
     )
 
 
-def test_data_that_is_no_data(tmp_path: Path) -> None:
-    config = {"_name": "seqattn_translation", "data": str(tmp_path)}
-    with pytest.raises(SeqAttnError, match="holds no language pair"):
+@pytest.mark.parametrize("task", ["seqattn_translation", "translation"])
+def test_data_that_is_no_data(tmp_path: Path, task: str) -> None:
+    config = {"_name": task, "data": str(tmp_path)}
+    with pytest.raises(SeqAttnError, match="holds no language pair .* -s SRC -t TGT"):
         setup_task(OmegaConf.create(config))
     with pytest.raises(SeqAttnError, match=r"dict\.de\.txt: not found"):
         setup_task(OmegaConf.create({**config, "source_lang": "de", "target_lang": "en"}))
+    with pytest.raises(SeqAttnError, match="nowhere: not found"):
+        setup_task(OmegaConf.create({**config, "data": str(tmp_path / "nowhere")}))
     with pytest.raises(SeqAttnError, match="no data given"):
         setup_task(OmegaConf.create({**config, "data": None}))
+
+
+def test_commands_without_task_name_missing_data(tmp_path: Path) -> None:
+    run, nowhere = toy_corpus.trained(*OURS), tmp_path / "nowhere"
+    elsewhere = toy_corpus.Run(run.text, nowhere, run.save_dir, run.checkpoint)
+    results = {
+        f"generate: error: {nowhere}: not found; ": toy_corpus.generate(elsewhere),
+        f"interactive: error: {nowhere}: not found; ": toy_corpus.interactive(elsewhere, b"a\n"),
+        f"generate: error: {run.data_bin}/dict.xx.txt: not found; ": toy_corpus.generate(
+            run, "-s", "src", "-t", "xx"
+        ),
+    }
+    for message, result in results.items():
+        assert result.status == 1
+        assert "Traceback" not in result.stderr
+        assert result.stderr.strip().splitlines()[-1].startswith(f"fairseq-{message}")
 
 
 def test_validation_names_the_sentence_that_is_too_long(tmp_path: Path) -> None:
