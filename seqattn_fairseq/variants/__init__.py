@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from seqattn_fairseq.transformer.model import register_variant
 from seqattn_fairseq.transformer.registry import VARIANTS, add_variant
-from seqattn_fairseq.variants import rela, softmax
+from seqattn_fairseq.variants import rela, softmax, sparse
 
-FAMILIES = (softmax, rela)
+FAMILIES = (softmax, rela, sparse)
 
 
 def register() -> None:

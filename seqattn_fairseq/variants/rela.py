@@ -15,7 +15,7 @@ from seqattn_fairseq.ops.rela import ACTIVATIONS, rela_attention, rela_weights, 
 from seqattn_fairseq.transformer.attention import MultiheadAttention, Site, join_heads
 from seqattn_fairseq.transformer.config import EncoderDecoderConfig, option
 from seqattn_fairseq.transformer.registry import attention_variant
-from seqattn_fairseq.variants.sites import check_sites, site_option
+from seqattn_fairseq.variants.sites import check_sites, site_arguments, site_option
 from seqattn_fairseq.variants.softmax import make_softmax
 
 
@@ -104,16 +104,8 @@ class RelaConfig(EncoderDecoderConfig):
 def _make_rela(cfg: RelaConfig, site: Site, gated: bool) -> MultiheadAttention:
     if site not in check_sites(cfg.attention_sites):
         return make_softmax(cfg, site)
-    side = "encoder" if site is Site.ENCODER_SELF else "decoder"
-    return RelaAttention(
-        site,
-        getattr(cfg, f"{side}_embed_dim"),
-        getattr(cfg, f"{side}_attention_heads"),
-        cfg.encoder_embed_dim if site is Site.CROSS else None,
-        cfg.attention_dropout,
-        gated=gated,
-        activation=str(cfg.rela_activation),
-    )
+    activation = str(cfg.rela_activation)
+    return RelaAttention(*site_arguments(cfg, site), gated=gated, activation=activation)
 
 
 def _make_gated(cfg: RelaConfig, site: Site) -> MultiheadAttention:

@@ -1,4 +1,4 @@
-"""The option that says which attentions a variant replaces; the others stay softmax."""
+"""The three places of attention: what a variant needs to know of each, and which it replaces."""
 
 from __future__ import annotations
 
@@ -6,9 +6,23 @@ from typing import Any
 
 from seqattn_fairseq.errors import SeqAttnError, nearest
 from seqattn_fairseq.transformer.attention import Site
-from seqattn_fairseq.transformer.config import option
+from seqattn_fairseq.transformer.config import EncoderDecoderConfig, option
 
 _ALL = ",".join(site.value for site in Site)
+
+
+def site_arguments(
+    cfg: EncoderDecoderConfig, site: Site
+) -> tuple[Site, int, int, int | None, float]:
+    """Return the arguments of ``MultiheadAttention`` for a site: width, heads, memory, dropout."""
+    side = "encoder" if site is Site.ENCODER_SELF else "decoder"
+    return (
+        site,
+        getattr(cfg, f"{side}_embed_dim"),
+        getattr(cfg, f"{side}_attention_heads"),
+        cfg.encoder_embed_dim if site is Site.CROSS else None,
+        cfg.attention_dropout,
+    )
 
 
 def site_option() -> Any:

@@ -12,6 +12,7 @@ from seqattn_fairseq.ops.softmax import softmax_attention, softmax_weights
 from seqattn_fairseq.transformer.attention import MultiheadAttention, Site, join_heads
 from seqattn_fairseq.transformer.config import EncoderDecoderConfig
 from seqattn_fairseq.transformer.registry import attention_variant
+from seqattn_fairseq.variants.sites import site_arguments
 
 
 class SoftmaxAttention(MultiheadAttention):
@@ -42,14 +43,7 @@ class SoftmaxConfig(EncoderDecoderConfig):
 
 def make_softmax(cfg: EncoderDecoderConfig, site: Site) -> SoftmaxAttention:
     """Return the softmax attention of one site."""
-    side = "encoder" if site is Site.ENCODER_SELF else "decoder"
-    return SoftmaxAttention(
-        site,
-        getattr(cfg, f"{side}_embed_dim"),
-        getattr(cfg, f"{side}_attention_heads"),
-        cfg.encoder_embed_dim if site is Site.CROSS else None,
-        cfg.attention_dropout,
-    )
+    return SoftmaxAttention(*site_arguments(cfg, site))
 
 
 VARIANTS = (

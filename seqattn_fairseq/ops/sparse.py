@@ -1,0 +1,210 @@
+"""Attention weights with exact zeros: top-k softmax, sparsemax, 1.5-entmax.
+
+Top-k: Explicit Sparse Transformer (Zhao et al. 2019). Sparsemax: Martins and Astudillo 2016.
+1.5-entmax: Peters, Niculae, Martins 2019. All are maps of rows of scores; what lies in a row is
+hidden by -inf, and a row that hides everything maps to zeros.
+
+Shapes: B batch, H heads, T queries, S keys, d head width. Queries arrive scaled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seqattn_fairseq.ops.backend import select
+from seqattn_fairseq.ops.masking import hidden_pairs
+
+# (scores with -inf at what is hidden) -> weights, over the last dimension
+RowMap = Callable[[Tensor], Tensor]
+
+
+def _shifted(z: Tensor) -> Tensor:
+    """Return rows minus their maximum, in at least float32; -inf stays, also in a dead row."""
+    z = z.to(torch.promote_types(z.dtype, torch.float32))
+    top = z.amax(dim=-1, keepdim=True)
+    return z - top.masked_fill(top.isneginf(), 0.0)
+
+
+def _ranks(z: Tensor) -> Tensor:
+    return torch.arange(1, z.size(-1) + 1, device=z.device, dtype=z.dtype)
+
+
+# ---- sparsemax ---------------------------------------------------------------------------------
+
+
+def _sparsemax_threshold(z: Tensor) -> Tensor:
+    """Return tau (..., 1) with sum of relu(z - tau) = 1: the r largest of row z share one."""
+    largest = z.sort(dim=-1, descending=True).values
+    sums = largest.masked_fill(largest.isneginf(), 0.0).cumsum(dim=-1)
+    supported = 1 + _ranks(z) * largest > sums
+    size = supported.sum(dim=-1, keepdim=True).clamp(min=1)
+    return (sums.gather(-1, size - 1) - 1) / size
+
+
+class _Sparsemax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        z32 = _shifted(z)
+        p = (z32 - _sparsemax_threshold(z32)).clamp(min=0)
+        ctx.save_for_backward(p)
+        return p
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (p,) = ctx.saved_tensors
+        return _simplex_gradient(p.ne(0).to(p.dtype), grad)
+
+
+def _simplex_gradient(s: Tensor, grad: Tensor) -> Tensor:
+    """Return s (grad - (s . grad) / sum s), the gradient of any entmax with s = p^(2 - alpha)."""
+    total = s.sum(dim=-1, keepdim=True)
+    mean = (s * grad).sum(dim=-1, keepdim=True) / total.masked_fill(total.eq(0), 1.0)
+    return s * (grad - mean)
+
+
+def sparsemax(z: Tensor) -> Tensor:
+    """Return the Euclidean projection of each row onto the simplex, in at least float32."""
+    weights: Tensor = _Sparsemax.apply(z)  # type: ignore[no-untyped-call]
+    return weights
+
+
+def sparsemax_reference(z: Tensor) -> Tensor:
+    """Return sparsemax with its threshold written out for the support that bisection finds."""
+    z = _shifted(z)
+    tau = _bisect(z, lambda gap: gap)
+    support = z > tau
+    size = support.sum(dim=-1, keepdim=True)
+    tau = ((z.masked_fill(~support, 0.0).sum(-1, keepdim=True)) - 1) / size.clamp(min=1)
+    return torch.where(support, z - tau, torch.zeros_like(z))
+
+
+def _bisect(z: Tensor, power: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return tau with sum of power(relu(z - tau)) = 1, from z with maximum 0; no gradient."""
+    with torch.no_grad():
+        low = torch.full_like(z[..., :1], -1.0)
+        high = torch.zeros_like(low)
+        for _ in range(80):
+            middle = (low + high) / 2
+            mass = power((z - middle).clamp(min=0)).sum(dim=-1, keepdim=True)
+            low, high = torch.where(mass > 1, middle, low), torch.where(mass > 1, high, middle)
+        return low
+
+
+# ---- 1.5-entmax --------------------------------------------------------------------------------
+
+
+def _entmax15_threshold(u: Tensor) -> Tensor:
+    """Return tau (..., 1) with sum of relu(u - tau)^2 = 1, for u = z / 2."""
+    largest = u.sort(dim=-1, descending=True).values
+    finite = largest.masked_fill(largest.isneginf(), 0.0)
+    ranks = _ranks(u)
+    mean = finite.cumsum(dim=-1) / ranks
+    mean_square = finite.square().cumsum(dim=-1) / ranks
+    delta = (1 - ranks * (mean_square - mean.square())) / ranks
+    tau = mean - delta.clamp(min=0).sqrt()
+    supported = (tau <= largest) & ~largest.isneginf()
+    size = supported.sum(dim=-1, keepdim=True).clamp(min=1)
+    return tau.gather(-1, size - 1)
+
+
+class _Entmax15(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        u = _shifted(z) / 2
+        root = (u - _entmax15_threshold(u)).clamp(min=0)
+        ctx.save_for_backward(root)
+        return root.square()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (root,) = ctx.saved_tensors
+        return _simplex_gradient(root, grad)
+
+
+def entmax15(z: Tensor) -> Tensor:
+    """Return 1.5-entmax of each row, in at least float32."""
+    weights: Tensor = _Entmax15.apply(z)  # type: ignore[no-untyped-call]
+    return weights
+
+
+def entmax15_reference(z: Tensor) -> Tensor:
+    """Return 1.5-entmax with its threshold written out for the support that bisection finds."""
+    u = _shifted(z) / 2
+    support = u > _bisect(u, torch.square)
+    size = support.sum(dim=-1, keepdim=True).clamp(min=1)
+    inside = u.masked_fill(~support, 0.0)
+    mean = inside.sum(-1, keepdim=True) / size
+    spread = torch.where(support, u - mean, torch.zeros_like(u)).square().sum(-1, keepdim=True)
+    tau = mean - ((1 - spread) / size).sqrt()
+    return torch.where(support, u - tau, torch.zeros_like(u)).square()
+
+
+# ---- top-k -------------------------------------------------------------------------------------
+
+
+def topk_softmax(z: Tensor, k_rows: Tensor) -> Tensor:
+    """Return the softmax over the entries not below the k-th largest of their row.
+
+    Args:
+        z: scores.
+        k_rows: number kept, at least 1, broadcastable to z with a last dimension of 1. More than
+            k are kept where others equal the k-th; a row with fewer visible entries keeps all.
+    """
+    z = _shifted(z)
+    largest = z.sort(dim=-1, descending=True).values
+    index = (k_rows - 1).clamp(max=z.size(-1) - 1).expand(*z.shape[:-1], 1)
+    dropped = z < largest.gather(-1, index)
+    return _softmax_or_zero(z.masked_fill(dropped, float("-inf")))
+
+
+def _softmax_or_zero(z: Tensor) -> Tensor:
+    hidden = z.isneginf()
+    return F.softmax(z, dim=-1).masked_fill(hidden, 0.0)
+
+
+def topk_softmax_reference(z: Tensor, k_rows: Tensor) -> Tensor:
+    """Return :func:`topk_softmax`, every entry counting the entries above it."""
+    z = _shifted(z)
+    above = (z.unsqueeze(-2) > z.unsqueeze(-1)).sum(dim=-1)
+    kept = (above < k_rows) & ~z.isneginf()
+    weights = z.exp() * kept
+    total = weights.sum(dim=-1, keepdim=True)
+    return weights / total.masked_fill(total.eq(0), 1.0)
+
+
+# ---- attention ---------------------------------------------------------------------------------
+
+FORMS: dict[str, dict[str, Callable[..., Tensor]]] = {
+    "sparsemax": {"reference": sparsemax_reference, "torch": sparsemax},
+    "entmax15": {"reference": entmax15_reference, "torch": entmax15},
+    "top-k": {"reference": topk_softmax_reference, "torch": topk_softmax},
+}
+
+
+def masked_scores(
+    q_BHTd: Tensor, k_BHSd: Tensor, padding_mask_BS: Tensor | None, causal: bool
+) -> Tensor:
+    """Return the (B, H, T, S) scores with -inf where a key may not be seen.
+
+    The arguments are those of :func:`seqattn_fairseq.ops.softmax.softmax_attention`.
+    """
+    scores = q_BHTd @ k_BHSd.transpose(-1, -2)
+    hidden = hidden_pairs(scores, padding_mask_BS, causal)
+    return scores if hidden is None else scores.masked_fill(hidden, float("-inf"))
+
+
+def sparse_weights(method: str, scores_BHTS: Tensor, *arguments: Tensor) -> Tensor:
+    """Return the weights that ``method`` (a key of ``FORMS``) makes of masked scores."""
+    weights: Tensor = select(method, FORMS[method])(scores_BHTS, *arguments)
+    return weights
+
+
+def attend(weights_BHTS: Tensor, v_BHSd: Tensor, dropout: float) -> Tensor:
+    """Return the (B, H, T, d) weighted values, in the values' dtype."""
+    weights = weights_BHTS.to(v_BHSd.dtype)
+    return (F.dropout(weights, dropout) if dropout else weights) @ v_BHSd
