@@ -51,6 +51,10 @@ def test_a_sweep_that_would_share_a_folder_stops(root: Path, tmp_path: Path) -> 
     assert result.status == 1
     last = result.stderr.strip().splitlines()[-1]
     assert "holds a run with model.dropout=0.1, not 0.3; give this one a folder" in last
+    result = hydra_train(root, tmp_path, "-m", "dataset.max_tokens=400,200", "seed=3")
+    assert "holds a run with dataset.max_tokens=400, not 200" in result.stderr
+    result = hydra_train(root, tmp_path, "dataset.max_tokens=100", "seed=3")
+    assert result.status == 0, result.stderr
     own = "checkpoint.save_dir=runs/dropout${model.dropout}"
     result = hydra_train(root, tmp_path, "-m", "model.dropout=0.1,0.3", own)
     assert result.status == 0, result.stderr

@@ -228,7 +228,8 @@ def _separate_trainings() -> None:
         vars(checkpoint_utils.save_checkpoint).pop("best", None)
         _patience().clear()
         extra_state, epoch_iterator = original(cfg, trainer, **kwargs)
-        if extra_state and not (cfg.reset_meters or cfg.reset_optimizer):
+        resumed = trainer.get_num_updates() > 0  # fine-tuning starts at 0 and has no past
+        if extra_state and resumed and not (cfg.reset_meters or cfg.reset_optimizer):
             _patience().update(extra_state.get(_PATIENCE_KEY, {}))
             _end_if_finished(cfg, trainer)
         return extra_state, epoch_iterator

@@ -11,6 +11,7 @@ from fairseq import checkpoint_utils, models
 from fairseq.dataclass import initialize
 from fairseq.dataclass.utils import merge_with_parent
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationError
 
@@ -102,14 +103,20 @@ _DECISIVE: dict[str, tuple[str, ...] | None] = {
     "optimizer": None,
     "lr_scheduler": None,
     "common": ("seed",),
+    "optimization": ("lr", "clip_norm"),
+}
+# A run may go on elsewhere with its batch cut another way; the jobs of a sweep may not.
+_OF_A_SWEEP: dict[str, tuple[str, ...] | None] = {
+    **_DECISIVE,
     "dataset": ("max_tokens", "batch_size"),
-    "optimization": ("lr", "update_freq", "clip_norm"),
+    "optimization": ("lr", "clip_norm", "update_freq"),
 }
 
 
 def _decisive(cfg: Any) -> dict[str, Any]:
+    sweeps = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     values: dict[str, Any] = {}
-    for section, names in _DECISIVE.items():
+    for section, names in (_OF_A_SWEEP if sweeps else _DECISIVE).items():
         options = cfg.get(section) or {}
         for name in options if names is None else names:
             values[f"{section}.{name}"] = options.get(name)

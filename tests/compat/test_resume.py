@@ -123,3 +123,11 @@ def test_patience_survives_an_interruption(tmp_path: Path) -> None:
     }
     assert epochs["interrupted"] == epochs["calm"]
     assert epochs["calm"] == [f"checkpoint{epoch}.pt" for epoch in (1, 2, 3)]
+
+    # the model of a run that lost patience is a fine start for another run
+    result = toy_corpus.train(
+        data_bin, tmp_path / "tuned", "--patience", "2", "--max-epoch", "1",
+        "--finetune-from-model", str(tmp_path / "calm/checkpoint_last.pt"), arch="seqattn_softmax",
+    )  # fmt: skip
+    assert result.status == 0, result.stderr
+    assert (tmp_path / "tuned/checkpoint1.pt").exists()
