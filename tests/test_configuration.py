@@ -20,7 +20,7 @@ from hydra.core.hydra_config import HydraConfig
 from seqattn_fairseq.cli.configs import group_files
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.transformer.config import SIZES
-from seqattn_fairseq.transformer.registry import VARIANTS, make_config
+from seqattn_fairseq.transformer.registry import VARIANTS, get_variant, make_config
 from tests.support.models import build, toy_dictionary
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -60,7 +60,7 @@ def parameters(cfg) -> dict[str, torch.Size]:
 def test_arch_options_hydra_and_python_agree(variant, size):
     python = make_config(variant, size)
     by_arch = from_command_line("--arch", f"seqattn_{variant}_{size}")
-    flags = [f"--{k.replace('_', '-')}={v}" for k, v in SIZES[size].items()]
+    flags = [f"--{k.replace('_', '-')}={v}" for k, v in get_variant(variant).options(size).items()]
     by_options = from_command_line("--arch", f"seqattn_{variant}", *flags)
     by_hydra = from_hydra(RECIPES[0], f"variant={variant}", f"size={size}").model
     recipe = {"dropout": by_hydra.dropout, "share_all_embeddings": by_hydra.share_all_embeddings}
@@ -95,6 +95,7 @@ STOCK = {
     "iwslt_de_en": "transformer_iwslt_de_en",
     "wmt_en_de": "transformer_wmt_en_de",
     "wmt_en_de_big": "transformer_vaswani_wmt_en_de_big",
+    "wmt_en_fr": "transformer_vaswani_wmt_en_fr_big",
 }
 
 
@@ -117,9 +118,8 @@ def test_explicit_options_win_over_the_preset():
 def test_configs_are_written_from_the_table():
     for path, content in group_files().items():
         assert (CONFIGS / path).read_text(encoding="utf-8") == content, path
-    on_disk = {
-        str(p.relative_to(CONFIGS)) for g in ("size", "variant") for p in (CONFIGS / g).iterdir()
-    }
+    groups = ("size", "variant", "preset")
+    on_disk = {str(p.relative_to(CONFIGS)) for g in groups for p in (CONFIGS / g).glob("*")}
     assert on_disk == set(group_files())
 
 

@@ -1,4 +1,4 @@
-"""Write the Hydra groups size/ and variant/ from the presets table.
+"""Write the Hydra groups size/, variant/ and preset/ from the tables of the package.
 
 ``configs/`` in the repository is written by this command; a test keeps the two equal. Use it to
 start a configuration folder of your own.
@@ -14,7 +14,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from seqattn_fairseq.transformer.config import SIZES
-from seqattn_fairseq.transformer.registry import VARIANTS
+from seqattn_fairseq.transformer.registry import VARIANTS, Preset
 
 _HEADER = "# @package model\n# Written by `seqattn configs`; change the table, not this file.\n"
 
@@ -28,7 +28,18 @@ def group_files() -> dict[str, str]:
     """Return path below the folder -> content of every file of the two groups."""
     files = {f"size/{size}.yaml": OmegaConf.to_yaml(dict(SIZES[size])) for size in SIZES}
     files |= {f"variant/{name}.yaml": _variant_file(name) for name in VARIANTS}
+    files |= {
+        f"preset/{name}_{size}.yaml": _preset_file(preset)
+        for name, variant in VARIANTS.items()
+        for size, preset in variant.presets.items()
+        if preset.options
+    }
     return {path: _HEADER + content for path, content in files.items()}
+
+
+def _preset_file(preset: Preset) -> str:
+    """Return what a variant sets at one size, and whose choice that is."""
+    return f"# {preset.source}\n{OmegaConf.to_yaml(dict(preset.options))}"
 
 
 def _variant_file(name: str) -> str:

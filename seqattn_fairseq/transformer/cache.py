@@ -25,13 +25,18 @@ from torch import Tensor
 class Memory:
     """What the decoder reads of the source.
 
+    The encoder's layers make it, each from the one before; the decoder's layers read it, and may
+    hand a changed one to the next, as long as it depends on nothing but the source.
+
     Attributes:
-        x_BSC: the encoder's output.
+        x_BSC: the source positions.
         padding_mask_BS: True at padding; None if there is none.
+        companion: a second sequence that some variants carry beside the first (Luna's P).
     """
 
     x_BSC: Tensor
     padding_mask_BS: Tensor | None
+    companion: Memory | None = None
 
     def select(self, rows: Tensor) -> Memory:
         """Return the memory of the given sentences."""
@@ -39,6 +44,7 @@ class Memory:
         return Memory(
             self.x_BSC.index_select(0, rows),
             None if mask is None else mask.index_select(0, rows),
+            None if self.companion is None else self.companion.select(rows),
         )
 
 

@@ -69,10 +69,23 @@ class EncoderDecoderConfig(FairseqDataclass):
     no_token_positional_embeddings: bool = option(False, "no position embeddings")
     no_scale_embedding: bool = option(False, "do not scale token embeddings by sqrt(width)")
     layernorm_embedding: bool = option(False, "LayerNorm after the embeddings")
-    layer_norm_eps: float = option(1e-5, "epsilon of every LayerNorm")
+    norm_type: ChoiceEnum(["layernorm", "scalenorm", "rmsnorm"]) = option(  # type: ignore[valid-type]
+        "layernorm", "normalisation wherever there is one"
+    )
+    layer_norm_eps: float = option(1e-5, "epsilon of every normalisation")
     max_source_positions: int = option(1024, "longest source, in tokens")
     max_target_positions: int = option(1024, "longest target, in tokens")
 
+    official: bool = option(
+        False,
+        "behave as the variant's official code does, its defects included: sets every option that "
+        "`seqattn list VARIANT` names as official",
+    )
+    source_padding_visible: bool = option(
+        False,
+        "padded source positions keep the embedding of the padding symbol instead of zero (MUSE "
+        "release); matters where a variant lets padding leak",
+    )
     embedding_bias: bool = option(
         False, "one learned vector added to every scaled embedding of both sides (ReLA release)"
     )
@@ -96,8 +109,23 @@ class EncoderDecoderConfig(FairseqDataclass):
 
 SIDES = ("encoder", "decoder")
 
+_BIG: Mapping[str, Any] = {
+    **{f"{side}_embed_dim": 1024 for side in SIDES},
+    **{f"{side}_ffn_embed_dim": 4096 for side in SIDES},
+    **{f"{side}_layers": 6 for side in SIDES},
+    **{f"{side}_attention_heads": 16 for side in SIDES},
+}
+_IWSLT: Mapping[str, Any] = {
+    **{f"{side}_embed_dim": 512 for side in SIDES},
+    **{f"{side}_ffn_embed_dim": 1024 for side in SIDES},
+    **{f"{side}_layers": 6 for side in SIDES},
+    **{f"{side}_attention_heads": 4 for side in SIDES},
+}
+
 # Sizes by the name users type: seqattn_<variant>_<size>, size=<size>. "tiny" is Transformer-Tiny
-# of Wu et al. 2021; the others are fairseq's transformer_<size>.
+# of Wu et al. 2021; the others are fairseq's transformer_<size> (iwslt_en_vi: iwslt_de_en's;
+# wmt_en_fr: fairseq's transformer_vaswani_wmt_en_fr_big). A variant whose paper differs brings
+# a preset of its own.
 SIZES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "tiny": {
@@ -106,25 +134,16 @@ SIZES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             **{f"{side}_layers": 4 for side in SIDES},
             **{f"{side}_attention_heads": 4 for side in SIDES},
         },
-        "iwslt_de_en": {
-            **{f"{side}_embed_dim": 512 for side in SIDES},
-            **{f"{side}_ffn_embed_dim": 1024 for side in SIDES},
-            **{f"{side}_layers": 6 for side in SIDES},
-            **{f"{side}_attention_heads": 4 for side in SIDES},
-        },
+        "iwslt_de_en": _IWSLT,
+        "iwslt_en_vi": _IWSLT,
         "wmt_en_de": {
             **{f"{side}_embed_dim": 512 for side in SIDES},
             **{f"{side}_ffn_embed_dim": 2048 for side in SIDES},
             **{f"{side}_layers": 6 for side in SIDES},
             **{f"{side}_attention_heads": 8 for side in SIDES},
         },
-        "wmt_en_de_big": {
-            **{f"{side}_embed_dim": 1024 for side in SIDES},
-            **{f"{side}_ffn_embed_dim": 4096 for side in SIDES},
-            **{f"{side}_layers": 6 for side in SIDES},
-            **{f"{side}_attention_heads": 16 for side in SIDES},
-            "dropout": 0.3,
-        },
+        "wmt_en_de_big": {**_BIG, "dropout": 0.3},
+        "wmt_en_fr": {**_BIG, "dropout": 0.1},
     }
 )
 
@@ -152,7 +171,7 @@ def stack_config(cfg: EncoderDecoderConfig, side: str) -> StackConfig:
     stack = StackConfig(
         embed_dim=getattr(cfg, f"{side}_embed_dim"),
         ffn_embed_dim=getattr(cfg, f"{side}_ffn_embed_dim"),
-        layers=_depth(cfg, side),
+        layers=len(kept_layers(cfg, side)),
         attention_heads=getattr(cfg, f"{side}_attention_heads"),
         normalize_before=getattr(cfg, f"{side}_normalize_before"),
         learned_pos=getattr(cfg, f"{side}_learned_pos"),
@@ -169,12 +188,16 @@ def _flag(name: str) -> str:
     return f"--{name}".replace("_", "-")
 
 
-def _depth(cfg: EncoderDecoderConfig, side: str) -> int:
-    """Return the number of layers, of which LayerDrop's pruning may keep some."""
+def kept_layers(cfg: EncoderDecoderConfig, side: str) -> list[int]:
+    """Return the indices of the layers to build: all, or those LayerDrop's pruning keeps.
+
+    Raises:
+        SeqAttnError: a kept layer does not exist.
+    """
     layers = int(getattr(cfg, f"{side}_layers"))
     keep = getattr(cfg, f"{side}_layers_to_keep")
     if not keep:
-        return layers
+        return list(range(layers))
     kept = keep.split(",")
     valid = [index for index in map(str.strip, kept) if index.isdigit() and int(index) < layers]
     if len(set(map(int, valid))) < len(kept):
@@ -182,7 +205,7 @@ def _depth(cfg: EncoderDecoderConfig, side: str) -> int:
             f"{_flag(f'{side}_layers_to_keep')} {keep}: needs different layers, counted from 0, "
             f"of {layers}"
         )
-    return len(kept)
+    return sorted(map(int, valid))
 
 
 def _check_stack(stack: StackConfig, side: str) -> None:

@@ -18,6 +18,7 @@ from seqattn_fairseq.transformer.config import EncoderDecoderConfig, stack_confi
 from seqattn_fairseq.transformer.embedding import EmbedsTokens
 from seqattn_fairseq.transformer.encoder import EncoderOut, layer_list, memory_of
 from seqattn_fairseq.transformer.layers import DecoderBlock
+from seqattn_fairseq.transformer.norms import make_norm
 
 # fairseq hands every decoder one dictionary per search; our state lives there under this key
 _STATE = "seqattn_decoding_state"
@@ -41,7 +42,7 @@ class Decoder(EmbedsTokens, FairseqIncrementalDecoder):
         self.build_embedding(cfg, "decoder", tokens)
         self.layers = layer_list(layers, stack.layerdrop)
         self.layer_norm = (
-            nn.LayerNorm(stack.embed_dim, eps=cfg.layer_norm_eps)
+            make_norm(cfg, stack.embed_dim)
             if stack.normalize_before and not cfg.no_decoder_final_norm
             else None
         )
@@ -62,7 +63,7 @@ class Decoder(EmbedsTokens, FairseqIncrementalDecoder):
         mask = self._padding_mask(tokens_BT)
         states = [x]
         for index, layer in enumerate(self.layers):
-            x = layer(x, mask, memory, logs.get(index) if logs else None)
+            x, memory = layer(x, mask, memory, logs.get(index) if logs else None)
             states.append(x)
         return self._normalized(x), states
 
@@ -86,7 +87,10 @@ class Decoder(EmbedsTokens, FairseqIncrementalDecoder):
         sentences = memory.x_BSC.size(0)
         if sentence_R is None:
             sentence_R = torch.arange(sentences, device=memory.x_BSC.device)
-        caches = [self._block(index).new_cache(memory) for index in range(len(self.layers))]
+        caches = []
+        for index in range(len(self.layers)):
+            cache, memory = self._block(index).new_cache(memory)
+            caches.append(cache)
         return DecodingState(caches, sentence_R, sentence_R.numel() // sentences)
 
     def step(

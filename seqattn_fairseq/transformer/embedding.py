@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.transformer.config import EncoderDecoderConfig
+from seqattn_fairseq.transformer.norms import make_norm
 
 
 def token_embedding(dictionary: Dictionary, dim: int, path: str | None = None) -> nn.Embedding:
@@ -140,9 +141,7 @@ class EmbedsTokens:
         self.zero_start = cfg.zero_start and side == "decoder"
         self.embed_tokens = tokens
         self.embed_positions = _positions(cfg, side, dim, tokens.padding_idx)
-        self.layernorm_embedding = (
-            nn.LayerNorm(dim, eps=cfg.layer_norm_eps) if cfg.layernorm_embedding else None
-        )
+        self.layernorm_embedding = make_norm(cfg, dim) if cfg.layernorm_embedding else None
         # one vector for both sides: the model puts the same parameter into each
         self.embed_bias: nn.Parameter | None = None
         self.dropout_module = FairseqDropout(cfg.dropout, module_name=type(self).__name__)

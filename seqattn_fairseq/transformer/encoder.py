@@ -5,6 +5,7 @@ Shapes: B batch, S source length, C width.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from seqattn_fairseq.transformer.attention import AttentionLog
 from seqattn_fairseq.transformer.cache import Memory
 from seqattn_fairseq.transformer.config import EncoderDecoderConfig, stack_config
 from seqattn_fairseq.transformer.embedding import EmbedsTokens
+from seqattn_fairseq.transformer.norms import make_norm
 
 # fairseq's border: a dictionary of lists, sequences first
 EncoderOut = dict[str, list[Tensor]]
@@ -30,6 +32,18 @@ def layer_list(layers: list[nn.Module], layerdrop: float) -> nn.ModuleList:
     return nn.ModuleList(layers)
 
 
+class Companion(nn.Module):
+    """Makes the second sequence that a variant's layers carry along; the variant defines it."""
+
+    def start(self, memory: Memory) -> Memory:
+        """Return the companion of embedded sentences, before the first layer."""
+        raise NotImplementedError(f"{type(self).__name__} does not define start()")
+
+    def finish(self, companion: Memory) -> Memory:
+        """Return it as the decoder reads it, after the last layer."""
+        return companion
+
+
 class Encoder(EmbedsTokens, FairseqEncoder):
     """Embedding and N layers; gives the memory that the decoder reads."""
 
@@ -39,17 +53,16 @@ class Encoder(EmbedsTokens, FairseqEncoder):
         dictionary: Dictionary,
         tokens: nn.Embedding,
         layers: list[nn.Module],
+        companion: Companion | None = None,
     ) -> None:
         super().__init__(dictionary)
         stack = stack_config(cfg, "encoder")
+        self.companion = companion
+        self.padding_visible = cfg.source_padding_visible
         self.max_source_positions = cfg.max_source_positions
         self.build_embedding(cfg, "encoder", tokens)
         self.layers = layer_list(layers, stack.layerdrop)
-        self.layer_norm = (
-            nn.LayerNorm(stack.embed_dim, eps=cfg.layer_norm_eps)
-            if stack.normalize_before
-            else None
-        )
+        self.layer_norm = make_norm(cfg, stack.embed_dim) if stack.normalize_before else None
 
     def encode(
         self,
@@ -67,15 +80,24 @@ class Encoder(EmbedsTokens, FairseqEncoder):
         padding = src_tokens_BS.eq(self.padding_idx)
         mask = padding if bool(padding.any()) else None
         x = self.embed(src_tokens_BS)
-        if mask is not None:
+        if mask is not None and not self.padding_visible:
             x = x.masked_fill(mask.unsqueeze(-1), 0.0)
+        memory = Memory(x, mask)
+        if self.companion is not None:
+            memory = replace(memory, companion=self.companion.start(memory))
         states = [] if states is None else states
         states.append(x)
         for layer in self.layers:
-            x = layer(x, mask, log)
-            states.append(x)
-        x = x if self.layer_norm is None else self.layer_norm(x)
-        return Memory(x, mask)
+            memory = layer(memory, log)
+            states.append(memory.x_BSC)
+        return self._finished(memory)
+
+    def _finished(self, memory: Memory) -> Memory:
+        if self.layer_norm is not None:
+            memory = replace(memory, x_BSC=self.layer_norm(memory.x_BSC))
+        if self.companion is not None and memory.companion is not None:
+            memory = replace(memory, companion=self.companion.finish(memory.companion))
+        return memory
 
     def forward(
         self,
@@ -86,16 +108,16 @@ class Encoder(EmbedsTokens, FairseqEncoder):
     ) -> EncoderOut:
         """Return fairseq's encoder output: ``encoder_out`` [(S, B, C)], masks, lengths.
 
+        ``companion`` [(L, B, C)] and its mask are there for the variants that carry one.
         ``rows`` [(B,)] numbers the sentences, so that the decoder can tell after any number of
         ``reorder_encoder_out`` which rows are hypotheses of one sentence.
         """
         states: list[Tensor] = []
         memory = self.encode(src_tokens, states=states)
-        mask = memory.padding_mask_BS
         lengths = src_tokens.ne(self.padding_idx).sum(dim=1, dtype=torch.int32).view(-1, 1)
         return {
-            "encoder_out": [memory.x_BSC.transpose(0, 1)],
-            "encoder_padding_mask": [] if mask is None else [mask],
+            **_border("encoder_out", "encoder_padding_mask", memory),
+            **_border("companion", "companion_padding_mask", memory.companion),
             "encoder_embedding": [],
             "encoder_states": [s.transpose(0, 1) for s in states] if return_all_hiddens else [],
             "src_tokens": [],
@@ -108,7 +130,7 @@ class Encoder(EmbedsTokens, FairseqEncoder):
         rows = encoder_out["rows"][0]
         if torch.equal(rows.index_select(0, new_order), rows):
             return encoder_out  # hypotheses moved within their sentences: nothing to copy
-        sequence_first = ("encoder_out", "encoder_states")
+        sequence_first = ("encoder_out", "companion", "encoder_states")
         return {
             key: [t.index_select(1 if key in sequence_first else 0, new_order) for t in tensors]
             for key, tensors in encoder_out.items()
@@ -119,7 +141,22 @@ class Encoder(EmbedsTokens, FairseqEncoder):
         return self.position_limit(self.max_source_positions)
 
 
+def _border(name: str, mask_name: str, memory: Memory | None) -> EncoderOut:
+    if memory is None:
+        return {name: [], mask_name: []}
+    mask = memory.padding_mask_BS
+    return {name: [memory.x_BSC.transpose(0, 1)], mask_name: [] if mask is None else [mask]}
+
+
 def memory_of(encoder_out: EncoderOut) -> Memory:
     """Return fairseq's encoder output as our memory (batch first)."""
-    mask = encoder_out["encoder_padding_mask"]
-    return Memory(encoder_out["encoder_out"][0].transpose(0, 1), mask[0] if mask else None)
+
+    def read(name: str, mask_name: str, companion: Memory | None) -> Memory:
+        mask = encoder_out[mask_name]
+        x_BSC = encoder_out[name][0].transpose(0, 1)
+        return Memory(x_BSC, mask[0] if mask else None, companion)
+
+    companion = None
+    if encoder_out["companion"]:
+        companion = read("companion", "companion_padding_mask", None)
+    return read("encoder_out", "encoder_padding_mask", companion)

@@ -6,6 +6,7 @@ Shapes: B batch, R rows (hypotheses), T target or source length, S source length
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from fairseq import utils
@@ -15,6 +16,29 @@ from torch import Tensor, nn
 from seqattn_fairseq.transformer.attention import AttentionLog, MultiheadAttention
 from seqattn_fairseq.transformer.cache import KeyValueCache, LayerCache, Memory, MemoryCache
 from seqattn_fairseq.transformer.config import EncoderDecoderConfig, stack_config
+from seqattn_fairseq.transformer.norms import make_norm
+
+
+@dataclass(frozen=True)
+class LayerPlace:
+    """Where in its stack a layer stands.
+
+    Attributes:
+        index: its number from 0; a pruned stack keeps the numbers of the whole one.
+        layers: the number of layers of the whole stack.
+        companion_read: whether anything after it reads the memory's companion that it returns.
+    """
+
+    index: int
+    layers: int
+    companion_read: bool
+
+
+class EncoderBlock(Protocol):
+    """What the encoder asks of a layer; a variant may bring a layer of its own making."""
+
+    def forward(self, memory: Memory, log: AttentionLog | None = None) -> Memory:
+        """Return the memory with its positions, and its companion if it has one, renewed."""
 
 
 class DecoderBlock(Protocol):
@@ -30,11 +54,14 @@ class DecoderBlock(Protocol):
         padding_mask_BT: Tensor | None,
         memory: Memory,
         log: AttentionLog | None = None,
-    ) -> Tensor:
-        """Return (B, T, C) for whole target sequences; position t sees no later one."""
+    ) -> tuple[Tensor, Memory]:
+        """Return (B, T, C) for whole target sequences, and the memory for the next layer.
 
-    def new_cache(self, memory: Memory) -> LayerCache:
-        """Return the state before the first target position."""
+        Position t sees no later one; the memory depends on the source alone.
+        """
+
+    def new_cache(self, memory: Memory) -> tuple[LayerCache, Memory]:
+        """Return the state before the first target position, and the next layer's memory."""
 
     def step(self, x_RnC: Tensor, cache: Any, log: AttentionLog | None = None) -> Tensor:
         """Return (R, n, C) for the next n target positions; the cache is this layer's own."""
@@ -48,18 +75,13 @@ class ResidualLayer(nn.Module):
         stack = stack_config(cfg, side)
         self.embed_dim = stack.embed_dim
         self.normalize_before = stack.normalize_before
-        self.layer_norm_eps = cfg.layer_norm_eps
         name = type(self).__name__
         self.dropout_module = FairseqDropout(cfg.dropout, module_name=name)
         self.activation_dropout_module = FairseqDropout(cfg.activation_dropout, module_name=name)
         self.activation_fn: Callable[[Tensor], Tensor] = utils.get_activation_fn(cfg.activation_fn)
         self.fc1 = nn.Linear(stack.embed_dim, stack.ffn_embed_dim)
         self.fc2 = nn.Linear(stack.ffn_embed_dim, stack.embed_dim)
-        self.final_layer_norm = self.new_norm()
-
-    def new_norm(self) -> nn.LayerNorm:
-        """Return a LayerNorm over this layer's width."""
-        return nn.LayerNorm(self.embed_dim, eps=self.layer_norm_eps)
+        self.final_layer_norm = make_norm(cfg, self.embed_dim)
 
     def residual(self, x: Tensor, norm: nn.Module, block: Callable[[Tensor], Tensor]) -> Tensor:
         """Return x + dropout(block(x)), normalised before the block or after the sum."""
@@ -83,18 +105,16 @@ class EncoderLayer(ResidualLayer):
     def __init__(self, cfg: EncoderDecoderConfig, self_attn: MultiheadAttention) -> None:
         super().__init__(cfg, "encoder")
         self.self_attn = self_attn
-        self.self_attn_layer_norm = self.new_norm()
+        self.self_attn_layer_norm = make_norm(cfg, self.embed_dim)
 
-    def forward(
-        self, x_BTC: Tensor, padding_mask_BT: Tensor | None, log: AttentionLog | None = None
-    ) -> Tensor:
-        """Return the layer's output (B, T, C); the mask is True at padding."""
-        x_BTC = self.residual(
-            x_BTC,
+    def forward(self, memory: Memory, log: AttentionLog | None = None) -> Memory:
+        """See :class:`EncoderBlock`."""
+        x_BSC = self.residual(
+            memory.x_BSC,
             self.self_attn_layer_norm,
-            lambda x: self.self_attn(x, x, padding_mask_BT, log),
+            lambda x: self.self_attn(x, x, memory.padding_mask_BS, log),
         )
-        return self.feed_forward(x_BTC)
+        return replace(memory, x_BSC=self.feed_forward(x_BSC))
 
 
 class AttentionLayerCache(LayerCache):
@@ -124,9 +144,9 @@ class DecoderLayer(ResidualLayer):
     ) -> None:
         super().__init__(cfg, "decoder")
         self.self_attn = self_attn
-        self.self_attn_layer_norm = self.new_norm()
+        self.self_attn_layer_norm = make_norm(cfg, self.embed_dim)
         self.encoder_attn = encoder_attn
-        self.encoder_attn_layer_norm = self.new_norm()
+        self.encoder_attn_layer_norm = make_norm(cfg, self.embed_dim)
 
     def forward(
         self,
@@ -134,8 +154,8 @@ class DecoderLayer(ResidualLayer):
         padding_mask_BT: Tensor | None,
         memory: Memory,
         log: AttentionLog | None = None,
-    ) -> Tensor:
-        """Return the layer's output (B, T, C) for whole target sequences."""
+    ) -> tuple[Tensor, Memory]:
+        """See :class:`DecoderBlock`; the memory is handed on as it is."""
         x_BTC = self.residual(
             x_BTC,
             self.self_attn_layer_norm,
@@ -146,11 +166,11 @@ class DecoderLayer(ResidualLayer):
             self.encoder_attn_layer_norm,
             lambda x: self.encoder_attn(x, memory.x_BSC, memory.padding_mask_BS, log),
         )
-        return self.feed_forward(x_BTC)
+        return self.feed_forward(x_BTC), memory
 
-    def new_cache(self, memory: Memory) -> AttentionLayerCache:
-        """Return the cache before the first target position."""
-        return AttentionLayerCache(self.encoder_attn.memory_cache(memory))
+    def new_cache(self, memory: Memory) -> tuple[AttentionLayerCache, Memory]:
+        """See :class:`DecoderBlock`."""
+        return AttentionLayerCache(self.encoder_attn.memory_cache(memory)), memory
 
     def step(
         self, x_RnC: Tensor, cache: AttentionLayerCache, log: AttentionLog | None = None

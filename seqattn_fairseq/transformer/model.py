@@ -24,13 +24,14 @@ from seqattn_fairseq.transformer.attention import AttentionLog, Site
 from seqattn_fairseq.transformer.config import (
     SIZES,
     EncoderDecoderConfig,
-    stack_config,
+    kept_layers,
     ties_output,
 )
 from seqattn_fairseq.transformer.decoder import Decoder
 from seqattn_fairseq.transformer.embedding import token_embedding
 from seqattn_fairseq.transformer.encoder import Encoder
-from seqattn_fairseq.transformer.registry import Variant
+from seqattn_fairseq.transformer.layers import LayerPlace
+from seqattn_fairseq.transformer.registry import MakeLayer, Variant, resolve_official
 
 # the text chain of an exported model, beside its model.pt
 TEXT_CHAIN_FILE = "text_chain.json"
@@ -71,11 +72,16 @@ class SeqAttnModel(FairseqEncoderDecoderModel):
         Raises:
             SeqAttnError: options that contradict each other or the dictionaries.
         """
+        sides = cls.variant.encoder_and_decoder(cfg)
+        cfg = resolve_official(cfg, sides)
         _check_pruning(cfg)
         source_tokens, target_tokens = _embeddings(cfg, source, target)
-        stack = [cls.variant.encoder_layer(cfg) for _ in range(stack_config(cfg, "encoder").layers)]
-        encoder = Encoder(cfg, source, source_tokens, stack)
-        stack = [cls.variant.decoder_layer(cfg) for _ in range(stack_config(cfg, "decoder").layers)]
+        read = sides[1].companion is not None
+        make_companion = sides[0].companion or sides[1].companion
+        companion = None if make_companion is None else make_companion(cfg, read)
+        stack = _layers(cfg, "encoder", sides[0].encoder_layer, read)
+        encoder = Encoder(cfg, source, source_tokens, stack, companion)
+        stack = _layers(cfg, "decoder", sides[1].decoder_layer, False)
         decoder = Decoder(cfg, target, target_tokens, stack)
         if cfg.embedding_bias:
             encoder.embed_bias = decoder.embed_bias = _embedding_bias(cfg)
@@ -151,6 +157,17 @@ class SeqAttnModel(FairseqEncoderDecoderModel):
                 state_dict["decoder.output_projection.weight"] = shared
 
 
+def _layers(
+    cfg: EncoderDecoderConfig, side: str, make: MakeLayer, companion_read: bool
+) -> list[nn.Module]:
+    """Return a side's layers; ``companion_read`` is about what the last one returns."""
+    count = int(getattr(cfg, f"{side}_layers"))
+    return [
+        make(cfg, LayerPlace(index, count, companion_read or index < count - 1))
+        for index in kept_layers(cfg, side)
+    ]
+
+
 def _check_pruning(cfg: EncoderDecoderConfig) -> None:
     # fairseq, told to prune one side only, throws the other side's layers away
     for side, other in (("encoder", "decoder"), ("decoder", "encoder")):
@@ -216,6 +233,6 @@ def register_variant(variant: Variant) -> type[SeqAttnModel]:
     cls = type(f"SeqAttn{variant.name.title().replace('_', '')}", (SeqAttnModel,), members)
     globals()[cls.__name__] = cls  # where pickle looks for it
     register_model(name, dataclass=variant.config)(cls)
-    for size, preset in SIZES.items():
-        register_model_architecture(name, f"{name}_{size}")(_arch_function(preset))
+    for size in SIZES:
+        register_model_architecture(name, f"{name}_{size}")(_arch_function(variant.options(size)))
     return cls

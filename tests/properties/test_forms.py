@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from seqattn_fairseq.ops.backend import backend
 from seqattn_fairseq.transformer.cache import Memory
 from seqattn_fairseq.transformer.registry import get_variant, make_config
-from tests.support.models import batch, shifted, small_model
+from tests.support.models import batch, place, shifted, small_model
 
 SOURCE, TARGET = [7, 5, 1, 3], [6, 3, 5, 1]
 
@@ -43,21 +44,41 @@ def layers(variant, **options):
     cfg = make_config(variant, **{**small, "dropout": 0.0, **options})
     torch.manual_seed(3)
     found = get_variant(variant)
-    return found.encoder_layer(cfg).eval().double(), found.decoder_layer(cfg).eval().double()
+    companion = None if found.companion is None else found.companion(cfg, True).eval().double()
+    made = (found.encoder_layer(cfg, place()), found.decoder_layer(cfg, place()))
+    return *(layer.eval().double() for layer in made), companion
+
+
+def memory_of(x, mask, companion):
+    memory = Memory(x, mask)
+    if companion is None:
+        return memory
+    return replace(memory, companion=companion.start(memory))
+
+
+def tensors_of(memory):
+    companion = memory.companion
+    return memory.x_BSC if companion is None else (memory.x_BSC, companion.x_BSC)
 
 
 def test_gradcheck(variant):
-    encoder_layer, decoder_layer = layers(variant)
+    encoder_layer, decoder_layer, companion = layers(variant)
     torch.manual_seed(4)
     x = torch.randn(2, 3, 4, dtype=torch.double, requires_grad=True)
     memory = torch.randn(2, 5, 4, dtype=torch.double, requires_grad=True)
     mask = torch.tensor([[False, False, True], [False, False, False]])
     hidden = torch.zeros(2, 5, dtype=torch.bool)
     hidden[0, :2] = True
-    assert torch.autograd.gradcheck(lambda x: encoder_layer(x, mask), (x,), atol=1e-5)
-    assert torch.autograd.gradcheck(
-        lambda x, m: decoder_layer(x, None, Memory(m, hidden)), (x, memory), atol=1e-5
-    )
+
+    def encoded(x):
+        return tensors_of(encoder_layer(memory_of(x, mask, companion)))
+
+    def decoded(x, m):
+        out, after = decoder_layer(x, None, memory_of(m, hidden, companion))
+        return (out, tensors_of(after)[1]) if after.companion else out
+
+    assert torch.autograd.gradcheck(encoded, (x,), atol=1e-5)
+    assert torch.autograd.gradcheck(decoded, (x, memory), atol=1e-5)
 
 
 def step_features(decoder, tokens, state, sizes):
@@ -121,10 +142,19 @@ def test_low_precision_errs_at_most_twice_plain_torch(variant, dtype):
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_layers_compile_whole(variant, training):
-    for layer, extra in zip(layers(variant), ((), "memory"), strict=True):
+    encoder_layer, decoder_layer, companion = layers(variant)
+    torch.manual_seed(1)
+    x, context = torch.randn(2, 2, 5, 4, dtype=torch.double).unbind(0)
+    memory = memory_of(context, None, companion)
+
+    def encoded(layer):
+        return tensors_of(layer(memory))
+
+    def decoded(layer):
+        out, after = layer(x, None, memory)
+        return out, tensors_of(after)
+
+    for layer, run in ((encoder_layer, encoded), (decoder_layer, decoded)):
         layer.train(training)
-        torch.manual_seed(1)
-        x, context = torch.randn(2, 2, 5, 4, dtype=torch.double).unbind(0)
-        arguments = (x, None, Memory(context, None)) if extra else (x, None)
         compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
-        torch.testing.assert_close(compiled(*arguments), layer(*arguments))
+        torch.testing.assert_close(run(compiled), run(layer))

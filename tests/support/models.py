@@ -10,6 +10,7 @@ from fairseq.models import MODEL_REGISTRY
 from torch import Tensor
 
 from seqattn_fairseq.transformer.config import EncoderDecoderConfig
+from seqattn_fairseq.transformer.layers import LayerPlace
 from seqattn_fairseq.transformer.model import SeqAttnModel
 from seqattn_fairseq.transformer.registry import make_config
 
@@ -41,6 +42,11 @@ def small_model(variant: str, seed: int = 1, **options: Any) -> SeqAttnModel:
     model = build(variant, make_config(variant, **{**small, **options}))
     model.eval()
     return model
+
+
+def place(index: int = 0) -> LayerPlace:
+    """Return the place of a layer of a stack of two whose companion is read to the end."""
+    return LayerPlace(index, layers=2, companion_read=True)
 
 
 def batch(lengths: list[int], left: bool = True, seed: int = 0, vocabulary: int = 23) -> Tensor:

@@ -16,7 +16,7 @@ from seqattn_fairseq.transformer.registry import get_variant, make_config
 from seqattn_fairseq.variants.rela import RelaAttention
 from seqattn_fairseq.variants.softmax import SoftmaxAttention
 from tests.support.goldens import GOLDENS, Golden, assert_gradients, assert_output
-from tests.support.models import build
+from tests.support.models import build, place
 
 FILES = sorted((GOLDENS / "rela_sparse").glob("rela_*.npz"))
 MODULES = [f for f in FILES if "model" not in f.stem]
@@ -255,13 +255,16 @@ def test_float16_sums_do_not_overflow():
 
 def test_sites_are_selectable():
     cfg = make_config("rela_i", "tiny", attention_sites="cross, encoder_self")
-    encoder_layer = get_variant("rela_i").encoder_layer(cfg)
-    decoder_layer = get_variant("rela_i").decoder_layer(cfg)
+    encoder_layer = get_variant("rela_i").encoder_layer(cfg, place())
+    decoder_layer = get_variant("rela_i").decoder_layer(cfg, place())
     assert isinstance(encoder_layer.self_attn, RelaAttention)
     assert isinstance(decoder_layer.self_attn, SoftmaxAttention)
     assert isinstance(decoder_layer.encoder_attn, RelaAttention)
     with pytest.raises(SeqAttnError, match="unknown site 'crosss' .did you mean cross"):
-        get_variant("rela_g").encoder_layer(make_config("rela_g", attention_sites="crosss"))
+        cfg = make_config("rela_g", attention_sites="crosss")
+        get_variant("rela_g").encoder_layer(cfg, place())
+            make_config("rela_g", attention_sites="crosss"), place()
+        )
 
 
 def test_initialisation_is_the_papers():

@@ -19,7 +19,7 @@ from seqattn_fairseq.transformer.registry import get_variant, make_config
 from seqattn_fairseq.variants.softmax import SoftmaxAttention
 from seqattn_fairseq.variants.sparse import SparseAttention, TopKAttention
 from tests.support.goldens import GOLDENS, Golden, assert_gradients, assert_output
-from tests.support.models import batch, build, shifted, small_model, toy_dictionary
+from tests.support.models import batch, build, place, shifted, small_model, toy_dictionary
 
 FOLDER = GOLDENS / "rela_sparse"
 FILES = sorted(p for p in FOLDER.glob("*.npz") if p.stem.startswith(("est", "sparse", "entmax")))
@@ -53,7 +53,8 @@ def load_attention(golden: Golden) -> SparseAttention:
     cfg = make_config(name, **both, **options)
     site = SITES[golden.meta["kind"]]
     found = get_variant(name)
-    layer = found.encoder_layer(cfg) if site is Site.ENCODER_SELF else found.decoder_layer(cfg)
+    make = found.encoder_layer if site is Site.ENCODER_SELF else found.decoder_layer
+    layer = make(cfg, place())
     module = layer.encoder_attn if site is Site.CROSS else layer.self_attn
     assert isinstance(module, SparseAttention)
     module.load_state_dict(golden.group("param"))
@@ -240,7 +241,7 @@ def test_a_share_depends_on_the_sentence_alone() -> None:
 
 def test_sites_and_contradictions() -> None:
     cfg = make_config("topk", "tiny", attention_sites="cross")
-    layer = get_variant("topk").decoder_layer(cfg)
+    layer = get_variant("topk").decoder_layer(cfg, place())
     assert isinstance(layer.self_attn, SoftmaxAttention)
     assert isinstance(layer.encoder_attn, TopKAttention)
     cases: list[dict[str, Any]] = [
@@ -250,7 +251,7 @@ def test_sites_and_contradictions() -> None:
     ]
     for options in cases:
         with pytest.raises(SeqAttnError, match="one of them must be positive"):
-            get_variant("topk").encoder_layer(make_config("topk", **options))
+            get_variant("topk").encoder_layer(make_config("topk", **options), place())
 
 
 def test_dense_weights_load_and_decode_sparsely() -> None:
