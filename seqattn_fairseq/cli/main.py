@@ -16,11 +16,12 @@ from seqattn_fairseq.errors import SeqAttnError, nearest
 COMMANDS = {
     "attention": "draw the cross-attention of one sentence",
     "average": "average the weights of several checkpoints",
-    "configs": "write the Hydra groups size/ and variant/ from the presets table",
+    "configs": "write the Hydra groups size/, variant/ and preset/ from the tables",
     "corpus": "write the embedded German-English corpus of the quickstart",
     "doctor": "print versions and every active workaround with its reason",
     "export": "write a run as a folder that from_pretrained() and the hub read",
     "list": "list variants, architectures and presets",
+    "parity": "compare this project with tensors that the official codes produced",
     "path": "print the absolute --user-dir of this plugin",
     "prepare": "fetch, clean, tokenise, segment and binarise a corpus",
     "score": "BLEU of fairseq-generate output, with signature",

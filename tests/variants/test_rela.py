@@ -263,8 +263,6 @@ def test_sites_are_selectable():
     with pytest.raises(SeqAttnError, match="unknown site 'crosss' .did you mean cross"):
         cfg = make_config("rela_g", attention_sites="crosss")
         get_variant("rela_g").encoder_layer(cfg, place())
-            make_config("rela_g", attention_sites="crosss"), place()
-        )
 
 
 def test_initialisation_is_the_papers():

@@ -1,0 +1,1 @@
+"""Running files of tensors that the official codes produced ("goldens") against this project."""

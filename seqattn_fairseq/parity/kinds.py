@@ -1,0 +1,9 @@
+"""All kinds of golden files; a file is matched by its contents, never by its name."""
+
+from __future__ import annotations
+
+from seqattn_fairseq.parity.comparison import Kind
+
+FAMILIES: tuple[tuple[Kind, ...], ...] = ()
+
+KINDS: tuple[Kind, ...] = tuple(kind for family in FAMILIES for kind in family)
