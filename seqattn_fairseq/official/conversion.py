@@ -38,9 +38,7 @@ class OfficialModel:
             SeqAttnError: the file does not hold it.
         """
         if name not in self.options:
-            raise SeqAttnError(
-                f"the checkpoint does not tell {name}; give it with --set {name}=..."
-            )
+            raise SeqAttnError(f"the checkpoint does not tell {name}; --set {name}=VALUE does")
         return self.options[name]
 
 

@@ -1,4 +1,4 @@
-"""What all forks of fairseq have in common: embeddings, buffers, and the names of their arguments."""
+"""What all forks of fairseq have in common: embeddings, buffers, names of arguments."""
 
 from __future__ import annotations
 

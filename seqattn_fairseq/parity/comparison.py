@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -129,7 +130,7 @@ class Comparison:
         difference = (ours - theirs).abs()
         difference[ours == theirs] = 0.0  # equal infinities
         error = float(difference.max()) if difference.numel() else 0.0
-        return float("inf") if error != error else error
+        return math.inf if math.isnan(error) else error
 
     def _largest_gradient(self) -> float:
         grads = (t for n, t in self.golden.arrays.items() if n.startswith("grad"))

@@ -1,4 +1,4 @@
-"""Running our modules with converted official parameters, so that gradients reach the official ones."""
+"""Running our modules with official parameters, so that gradients reach the official ones."""
 
 from __future__ import annotations
 
@@ -67,4 +67,5 @@ def build_converted(
     cfg = make_config(conversion.variant, **conversion.options)
     model: SeqAttnModel = MODEL_REGISTRY[f"seqattn_{conversion.variant}"].build(cfg, source, target)
     model.load_state_dict({name: t.detach() for name, t in conversion.state.items()})
-    return model.eval()
+    model.eval()
+    return model

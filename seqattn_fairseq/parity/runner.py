@@ -63,7 +63,7 @@ def run_file(path: Path, kinds: Sequence[Kind], tolerance: Tolerance) -> Row:
         if len(matching) != 1:
             names = ", ".join(k.name for k in matching)
             raise UninterpretableError(
-                f"of several kinds: {names}" if names else "of no known kind"
+                f"of several kinds: {names}" if names else "of no kind we know"
             )
         kind = matching[0].name
         comparison = Comparison(golden, tolerance)
