@@ -20,6 +20,7 @@ from seqattn_fairseq.compat import (  # noqa: E402
     command_line,
     configuration,
     libraries,
+    numerics,
 )
 from seqattn_fairseq.compat.workaround import Workaround  # noqa: E402
 
@@ -28,6 +29,7 @@ WORKAROUNDS: tuple[Workaround, ...] = (
     *batches.WORKAROUNDS,
     *checkpoints.WORKAROUNDS,
     *configuration.WORKAROUNDS,
+    *numerics.WORKAROUNDS,
     *command_line.WORKAROUNDS,
 )
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 import io
 import pickle
-from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from fairseq import nan_detector
 from fairseq.data import data_utils, language_pair_dataset
 from fairseq.models import distributed_fairseq_model
 
@@ -72,35 +70,6 @@ def _repair_buckets() -> None:
     language_pair_dataset.np = private
 
 
-# ---- NaN detector ------------------------------------------------------------------------------
-
-
-def _tensors(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, (list, tuple, dict)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(item)
-
-
-def _add_hooks(detector: Any, module: torch.nn.Module) -> None:
-    """Replace ``NanDetector.add_hooks``: gradients are watched on the output tensors."""
-
-    def watch(module: torch.nn.Module, inputs: Any, output: Any) -> None:
-        for tensor in _tensors(output):
-            if tensor.requires_grad:
-                tensor.register_hook(lambda grad: detector.bhook_fn(module, inputs, grad))
-
-    if detector.forward:
-        detector.fhooks.append(module.register_forward_hook(detector.fhook_fn))
-    if detector.backward:
-        detector.bhooks.append(module.register_forward_hook(watch))
-
-
-def _repair_nan_detector() -> None:
-    nan_detector.NanDetector.add_hooks = _add_hooks
-
-
 # ---- data-parallel on CPU ----------------------------------------------------------------------
 
 
@@ -129,13 +98,6 @@ WORKAROUNDS = (
         "--num-batch-buckets uses names that numpy 2 no longer has",
         _buckets_fail,
         _repair_buckets,
-    ),
-    Workaround(
-        "NaN detector",
-        "fairseq's detector dies with StopIteration on modules that return a dict, so that the "
-        "layer with the first NaN is never named",
-        lambda: source_contains(nan_detector.NanDetector.add_hooks, "register_backward_hook"),
-        _repair_nan_detector,
     ),
     Workaround(
         "data-parallel training on CPU",

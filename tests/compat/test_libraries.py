@@ -1,8 +1,7 @@
-"""fairseq against today's torch and numpy: NaN detector, length buckets, data-parallel CPU."""
+"""fairseq against today's torch and numpy: length buckets, data-parallel CPU."""
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,47 +11,14 @@ import torch
 from fairseq import models
 from fairseq.data import data_utils
 from fairseq.dataclass.configs import DistributedTrainingConfig
-from fairseq.nan_detector import NanDetector
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 import seqattn_fairseq  # noqa: F401 applies the workarounds
 from tests.support import toy_corpus
 
 pytestmark = pytest.mark.xdist_group("commands")
-
-
-class Broken(nn.Module):
-    """Returns a dict of lists, as fairseq encoders do, and divides by zero on request."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
-        self.inner = Root()
-
-    def forward(self, x: Tensor) -> dict[str, list[Tensor]]:
-        return {"states": [self.second(self.inner(self.first(x)))], "none": []}
-
-
-class Root(nn.Module):
-    """Square root: finite at 0, with an infinite gradient there."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return (x * 0).sqrt()
-
-
-def test_the_nan_detector_names_the_layer_in_both_directions(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    model = Broken()
-    with caplog.at_level(logging.WARNING), NanDetector(model):
-        model(torch.ones(2, 3) * float("nan"))["states"][0].sum().backward()
-    assert "NaN detected in output of first" in caplog.text
-    caplog.clear()
-    with caplog.at_level(logging.WARNING), NanDetector(model):
-        model(torch.ones(2, 3))["states"][0].sum().backward()
-    assert "detected in output of first, shape: torch.Size([2, 3]), backward" in caplog.text
 
 
 def test_buckets_are_quantiles_of_the_lengths() -> None:
