@@ -1,10 +1,13 @@
-"""Every test here that asks for ``variant`` runs for each registered variant."""
+"""Every test here that asks for ``variant`` runs for each registered variant and some pairs."""
 
 from __future__ import annotations
 
-from seqattn_fairseq.transformer.registry import VARIANTS
+from tests.support.models import PAIRS, SINGLE_VARIANTS, named
+
+# TODO all pairs once the families are complete
+_PAIRS = [pair for pair in PAIRS if {*named(pair)[1].values()} <= {*SINGLE_VARIANTS}]
 
 
 def pytest_generate_tests(metafunc):
     if "variant" in metafunc.fixturenames:
-        metafunc.parametrize("variant", list(VARIANTS))
+        metafunc.parametrize("variant", SINGLE_VARIANTS + _PAIRS)

@@ -10,8 +10,8 @@ import torch
 
 from seqattn_fairseq.ops.backend import backend
 from seqattn_fairseq.transformer.cache import Memory
-from seqattn_fairseq.transformer.registry import get_variant, make_config
-from tests.support.models import batch, place, shifted, small_model
+from seqattn_fairseq.transformer.registry import get_variant
+from tests.support.models import batch, named, place, shifted, small_config, small_model
 
 SOURCE, TARGET = [7, 5, 1, 3], [6, 3, 5, 1]
 
@@ -41,10 +41,12 @@ def test_fast_form_equals_reference(variant, left, pre_norm):
 def layers(variant, **options):
     sizes = {"embed_dim": 4, "ffn_embed_dim": 6, "attention_heads": 2}
     small = {f"{side}_{k}": v for side in ("encoder", "decoder") for k, v in sizes.items()}
-    cfg = make_config(variant, **{**small, "dropout": 0.0, **options})
+    cfg = small_config(variant, **{**small, "dropout": 0.0, **options})
     torch.manual_seed(3)
-    found = get_variant(variant)
-    companion = None if found.companion is None else found.companion(cfg, True).eval().double()
+    found = get_variant(named(variant)[0])
+    sides = found.encoder_and_decoder(cfg)
+    make_companion = sides[0].companion or sides[1].companion
+    companion = None if make_companion is None else make_companion(cfg, True).eval().double()
     made = (found.encoder_layer(cfg, place()), found.decoder_layer(cfg, place()))
     return *(layer.eval().double() for layer in made), companion
 

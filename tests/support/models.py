@@ -9,12 +9,42 @@ from fairseq.data import Dictionary
 from fairseq.models import MODEL_REGISTRY
 from torch import Tensor
 
-from seqattn_fairseq.transformer.config import EncoderDecoderConfig
+from seqattn_fairseq.transformer.config import SIDES, EncoderDecoderConfig
 from seqattn_fairseq.transformer.layers import LayerPlace
 from seqattn_fairseq.transformer.model import SeqAttnModel
-from seqattn_fairseq.transformer.registry import make_config
+from seqattn_fairseq.transformer.registry import VARIANTS, get_variant, make_config
+from seqattn_fairseq.variants import register
 
 PAD, EOS = 1, 2
+
+register()
+SINGLE_VARIANTS = [name for name in VARIANTS if name != "hybrid"]
+# encoder+decoder: pairs that meet every seam (own caches, companion made or read by one side only)
+PAIRS = ["mega+softmax", "softmax+luna", "luna+dynamicconv", "muse+mega_chunk"]
+
+# small sizes of the variants' own options, for those that have them
+_SMALL = {
+    **{f"{side}_embed_dim": 16 for side in SIDES},
+    **{f"{side}_ffn_embed_dim": 24 for side in SIDES},
+    **{f"{side}_layers": 2 for side in SIDES},
+    **{f"{side}_attention_heads": 4 for side in SIDES},
+}
+
+
+def named(variant: str) -> tuple[str, dict[str, str]]:
+    """Return the registered name of a variant or pair, and the options that make the pair."""
+    encoder, plus, decoder = variant.partition("+")
+    if not plus:
+        return variant, {}
+    return "hybrid", {"encoder_variant": encoder, "decoder_variant": decoder}
+
+
+def small_config(variant: str, **options: Any) -> EncoderDecoderConfig:
+    """Return a configuration of 2+2 layers of width 16."""
+    name, pair = named(variant)
+    known = vars(get_variant(name).config())
+    small = {key: value for key, value in _SMALL.items() if key in known}
+    return make_config(name, "tiny", **{**small, **pair, **options})
 
 
 def toy_dictionary(size: int = 23) -> Dictionary:
@@ -30,16 +60,14 @@ def build(
 ) -> SeqAttnModel:
     """Return the variant's model over one dictionary for both sides."""
     dictionary = dictionary or toy_dictionary()
-    registered: type[SeqAttnModel] = MODEL_REGISTRY[f"seqattn_{variant}"]
+    registered: type[SeqAttnModel] = MODEL_REGISTRY[f"seqattn_{named(variant)[0]}"]
     return registered.build(cfg, dictionary, dictionary)
 
 
 def small_model(variant: str, seed: int = 1, **options: Any) -> SeqAttnModel:
     """Return a 2+2-layer model of width 16 in evaluation mode."""
     torch.manual_seed(seed)
-    sizes = {"embed_dim": 16, "ffn_embed_dim": 24, "layers": 2, "attention_heads": 4}
-    small = {f"{side}_{k}": v for side in ("encoder", "decoder") for k, v in sizes.items()}
-    model = build(variant, make_config(variant, **{**small, **options}))
+    model = build(variant, small_config(variant, **options))
     model.eval()
     return model
 
