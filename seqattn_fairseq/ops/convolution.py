@@ -1,0 +1,242 @@
+"""Depthwise convolution whose taps differ from head to head, and maybe from position to position.
+
+Lightweight and Dynamic Convolutions (Wu et al. 2019), also the local branch of MUSE (Zhao et al.
+2019). With h(c) the head of channel c (heads are contiguous blocks of channels) and x = 0 outside
+the sequence:
+
+    out[t, c] = sum over k of taps[t, h(c), k] x[t + k - left, c]
+
+left = K - 1 makes it causal; the last tap is the rightmost position. K may be even, and may exceed
+the length.
+
+Shapes: B batch, T length, C = H R channels, H heads, R channels of a head, K taps, n new positions
+of R rows when stepping, N blocks of L positions, W = L + K - 1 the window of a block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from seqattn_fairseq.ops.backend import select
+
+# Adding shifted products beats multiplying with the band matrix up to a fifth of the length, and
+# up to this many taps; measured forward and backward on a CPU.
+_FEW_TAPS = 32
+# Positions whose taps become one band matrix; longer sequences are cut into such blocks, so that
+# time and memory grow with T and not with T^2.
+_BLOCK = 64
+
+
+def tap_softmax(logits_BTHK: Tensor, hidden_BTK: Tensor | None = None) -> Tensor:
+    """Return softmax over the taps, in at least float32.
+
+    Args:
+        logits_BTHK: any leading shape (..., H, K).
+        hidden_BTK: True at taps that get no weight, broadcastable to (..., K) without heads; the
+            others then sum to one. A position without any tap left has taps of zero.
+    """
+    dtype = torch.promote_types(logits_BTHK.dtype, torch.float32)
+    if hidden_BTK is None:
+        return F.softmax(logits_BTHK, dim=-1, dtype=dtype)
+    hidden = hidden_BTK.unsqueeze(-2)
+    taps = F.softmax(logits_BTHK.masked_fill(hidden, float("-inf")), dim=-1, dtype=dtype)
+    return taps.masked_fill(hidden, 0.0)
+
+
+def taps_outside(
+    length: int, kernel_size: int, left: int, padding_mask_BT: Tensor | None, device: torch.device
+) -> Tensor:
+    """Return (B or 1, T, K): True where a tap falls on padding or outside the sequence.
+
+    Args:
+        length: T.
+        kernel_size: K.
+        left: taps before the current position.
+        padding_mask_BT: True at padding; None if there is none.
+        device: where.
+    """
+    if padding_mask_BT is None:
+        padding_mask_BT = torch.zeros(1, length, dtype=torch.bool, device=device)
+    around = F.pad(padding_mask_BT, (left, kernel_size - 1 - left), value=True)
+    outside: Tensor = around.unfold(1, kernel_size, 1)
+    return outside
+
+
+def band_matrix(taps_BTHK: Tensor, left: int) -> Tensor:
+    """Return the taps as (B, H, T, T) weights of every position for every other."""
+    length = taps_BTHK.size(1)
+    return _skewed(taps_BTHK.transpose(1, 2))[..., left : left + length]
+
+
+def _skewed(taps: Tensor) -> Tensor:
+    """Return (..., L, W) of (..., L, K): row i begins at column i, the rest is zero."""
+    rows, size = taps.shape[-2:]
+    # rows of K + L entries, read again as rows of one entry less
+    flat = F.pad(taps, (0, rows)).flatten(-2)[..., :-rows]
+    skewed: Tensor = flat.unflatten(-1, (rows, rows + size - 1))
+    return skewed
+
+
+def _reachable(taps: Tensor, left: int, length: int) -> tuple[Tensor, int]:
+    # taps that fall outside the sequence at every position only ever meet zeros
+    first = max(0, left - length + 1)
+    last = min(taps.size(-1), left + length)
+    return taps[..., first:last], left - first
+
+
+def _blocks(x_BTHR: Tensor, rows: int, size: int, left: int) -> Tensor:
+    """Return what each block of ``rows`` positions sees, (B, N, H, W, R)."""
+    length = x_BTHR.size(1)
+    padded = -length % rows + length
+    around = F.pad(x_BTHR, (0, 0, 0, 0, left, padded - length + size - 1 - left))
+    return around.unfold(1, rows + size - 1, rows).transpose(-1, -2)
+
+
+def _banded(x_BTHR: Tensor, taps_BTHK: Tensor, left: int) -> Tensor:
+    length, size = x_BTHR.size(1), taps_BTHK.size(-1)
+    if length <= 2 * max(_BLOCK, size):
+        out = band_matrix(taps_BTHK, left) @ x_BTHR.transpose(1, 2)
+        return out.transpose(1, 2)
+    rows = max(_BLOCK, size)
+    taps = F.pad(taps_BTHK, (0, 0, 0, 0, 0, -length % rows))
+    taps_BNHLK = taps.unflatten(1, (-1, rows)).transpose(2, 3)
+    out = _skewed(taps_BNHLK) @ _blocks(x_BTHR, rows, size, left)
+    return out.transpose(2, 3).flatten(1, 2)[:, :length]
+
+
+def _banded_static(x_BTHR: Tensor, taps_HK: Tensor, left: int) -> Tensor:
+    length, size = x_BTHR.size(1), taps_HK.size(-1)
+    rows = length if length <= 2 * max(_BLOCK, size) else max(_BLOCK, size)
+    band_HLW = _skewed(taps_HK.unsqueeze(1).expand(-1, rows, -1))
+    if rows == length:
+        band = band_HLW[..., left : left + length]
+        return torch.einsum("hts,bshr->bthr", band, x_BTHR)
+    windows = _blocks(x_BTHR, rows, size, left)
+    return torch.einsum("hlw,bnhwr->bnlhr", band_HLW, windows).flatten(1, 2)[:, :length]
+
+
+class _ShiftedSum(torch.autograd.Function):
+    """The sum over taps, one shifted product at a time; keeps nothing but its arguments."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BTHR: Tensor, taps_BTHK: Tensor, left: int) -> Tensor:
+        """Return (B, T, H, R)."""
+        ctx.save_for_backward(x_BTHR, taps_BTHK)
+        ctx.left = left
+        out = torch.zeros_like(x_BTHR)
+        for k, (here, there) in enumerate(_overlaps(x_BTHR, taps_BTHK, left)):
+            out[:, here].addcmul_(taps_BTHK[:, here, :, k, None], x_BTHR[:, there])
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad_BTHR: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return the gradients of x and of the taps."""
+        x_BTHR, taps_BTHK = ctx.saved_tensors
+        grad_x = torch.zeros_like(x_BTHR)
+        grad_taps = torch.zeros_like(taps_BTHK)
+        for k, (here, there) in enumerate(_overlaps(x_BTHR, taps_BTHK, ctx.left)):
+            grad = grad_BTHR[:, here]
+            grad_x[:, there].addcmul_(taps_BTHK[:, here, :, k, None], grad)
+            grad_taps[:, here, :, k] = (grad * x_BTHR[:, there]).sum(-1)
+        return grad_x, grad_taps, None
+
+
+_shifted_sum: Callable[..., Tensor] = _ShiftedSum.apply
+
+
+def _overlaps(x_BTHR: Tensor, taps_BTHK: Tensor, left: int) -> list[tuple[slice, slice]]:
+    """Return for each tap the positions it writes and those it reads."""
+    length = x_BTHR.size(1)
+    shifts = range(-left, taps_BTHK.size(-1) - left)
+    return [
+        (slice(max(0, -s), length - max(0, s)), slice(max(0, s), length - max(0, -s)))
+        for s in shifts
+    ]
+
+
+def _torch_form(x_BTHR: Tensor, taps: Tensor, left: int) -> Tensor:
+    length, size = x_BTHR.size(1), taps.size(-1)
+    if size <= min(_FEW_TAPS, (length + 8) // 5):
+        # its sums are added up in memory, and so not in 16 bits
+        dtype = torch.promote_types(x_BTHR.dtype, torch.float32)
+        taps_BTHK = taps.to(dtype).expand(*x_BTHR.shape[:3], -1)
+        out: Tensor = _shifted_sum(x_BTHR.to(dtype), taps_BTHK, left)
+        return out
+    # a GPU's matrix product adds up in float32 by itself
+    gpu = x_BTHR.device.type == "cuda"
+    dtype = x_BTHR.dtype if gpu else torch.promote_types(x_BTHR.dtype, torch.float32)
+    banded = _banded_static if taps.dim() == 2 else _banded
+    return banded(x_BTHR.to(dtype), taps.to(dtype), left)
+
+
+def _convolve_reference(x_BTHR: Tensor, taps: Tensor, left: int) -> Tensor:
+    """Return the convolution one position at a time: obvious, slow, exact in float64."""
+    length, size = x_BTHR.size(1), taps.size(-1)
+    dtype = torch.promote_types(x_BTHR.dtype, torch.float32)
+    taps_BTHK = taps.to(dtype).expand(*x_BTHR.shape[:3], -1)
+    out = []
+    for t in range(length):
+        total = torch.zeros_like(x_BTHR[:, 0], dtype=dtype)
+        for k in range(size):
+            if 0 <= t + k - left < length:
+                total = total + taps_BTHK[:, t, :, k, None] * x_BTHR[:, t + k - left].to(dtype)
+        out.append(total)
+    return torch.stack(out, dim=1)
+
+
+_FORMS = {"reference": _convolve_reference, "torch": _torch_form}
+
+
+def _convolve(operation: str, x_BTC: Tensor, taps: Tensor, left: int) -> Tensor:
+    form = select(operation, _FORMS)
+    x_BTHR = x_BTC.unflatten(2, (taps.size(-2), -1))
+    out: Tensor = form(x_BTHR, *_reachable(taps, left, x_BTC.size(1)))
+    return out.flatten(2).to(x_BTC.dtype)
+
+
+def dynamic_convolution(x_BTC: Tensor, taps_BTHK: Tensor, left: int) -> Tensor:
+    """Return (B, T, C): the convolution with taps of each position's own.
+
+    Sums are in at least float32, the result in the dtype of x.
+
+    Args:
+        x_BTC: zero at padding.
+        taps_BTHK: weights of the positions t - left ... t - left + K - 1; H divides C.
+        left: taps before the current position, from 0 to K - 1.
+    """
+    return _convolve("dynamic convolution", x_BTC, taps_BTHK, left)
+
+
+def lightweight_convolution(x_BTC: Tensor, taps_HK: Tensor, left: int) -> Tensor:
+    """Return (B, T, C): the convolution with the same taps (H, K) at every position.
+
+    Otherwise it is ``dynamic_convolution``.
+    """
+    return _convolve("lightweight convolution", x_BTC, taps_HK, left)
+
+
+def convolution_step(window_RmC: Tensor, x_RnC: Tensor, taps_RnHK: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the causal convolution (R, n, C) at n >= 1 new positions, and the next window.
+
+    Args:
+        window_RmC: the m positions before the new ones; zeros, or nothing (m = 0), stand for the
+            beginning. No more than the last K - 1 are read.
+        x_RnC: the new positions.
+        taps_RnHK: their taps, or (H, K) taps of all positions.
+
+    The next window holds the last K - 1 positions, zeros where there are none.
+    """
+    new, heads, size = x_RnC.size(1), taps_RnHK.size(-2), taps_RnHK.size(-1)
+    missing = size - 1 - window_RmC.size(1)
+    past_RmC = F.pad(window_RmC, (0, 0, missing, 0))
+    seen = torch.cat([past_RmC, x_RnC], dim=1)
+    dtype = torch.promote_types(x_RnC.dtype, torch.float32)
+    windows_RnHdK = seen.to(dtype).unfold(1, size, 1).unflatten(2, (heads, -1))
+    taps = taps_RnHK.to(dtype).expand(x_RnC.size(0), new, -1, -1)
+    out = (windows_RnHdK @ taps.unsqueeze(-1)).flatten(2)
+    return out.to(x_RnC.dtype), seen[:, new:]
