@@ -1,0 +1,1 @@
+"""Optimisers that fairseq lacks; importing one registers it under its name."""
