@@ -60,7 +60,8 @@ def parameters(cfg) -> dict[str, torch.Size]:
 def test_arch_options_hydra_and_python_agree(variant, size):
     python = make_config(variant, size)
     by_arch = from_command_line("--arch", f"seqattn_{variant}_{size}")
-    flags = [f"--{k.replace('_', '-')}={v}" for k, v in get_variant(variant).options(size).items()]
+    chosen = get_variant(variant).options(size).items()
+    flags = [f"--{k.replace('_', '-')}" + ("" if v is True else f"={v}") for k, v in chosen]
     by_options = from_command_line("--arch", f"seqattn_{variant}", *flags)
     by_hydra = from_hydra(RECIPES[0], f"variant={variant}", f"size={size}").model
     recipe = {"dropout": by_hydra.dropout, "share_all_embeddings": by_hydra.share_all_embeddings}

@@ -39,7 +39,11 @@ def group_files() -> dict[str, str]:
 
 def _preset_file(preset: Preset) -> str:
     """Return what a variant sets at one size, and whose choice that is."""
-    return f"# {preset.source}\n{OmegaConf.to_yaml(dict(preset.options))}"
+    return _comment(preset.source) + OmegaConf.to_yaml(dict(preset.options))
+
+
+def _comment(text: str) -> str:
+    return "".join(f"# {line}\n" for line in textwrap.wrap(text, width=96))
 
 
 def _variant_file(name: str) -> str:
@@ -50,8 +54,7 @@ def _variant_file(name: str) -> str:
     blocks = [OmegaConf.to_yaml({"_name": f"seqattn_{name}"})]
     for option in fields(config):
         if not option.name.startswith("_") and option.name not in SIZES["tiny"]:
-            lines = textwrap.wrap(str(option.metadata["help"]), width=96)
-            comment = "".join(f"# {line}\n" for line in lines)
+            comment = _comment(str(option.metadata["help"]))
             blocks.append(comment + OmegaConf.to_yaml({option.name: defaults[option.name]}))
     return "\n".join(blocks)
 

@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 from seqattn_fairseq.errors import SeqAttnError, nearest
 
-# command -> one line of help; the module of the same name in this package brings
+# command -> one line of help; the module of the same name (_ for -) in this package brings
 # ``add_arguments(parser)`` and ``run(args) -> int``.
 COMMANDS = {
     "attention": "draw the cross-attention of one sentence",
@@ -20,6 +20,7 @@ COMMANDS = {
     "corpus": "write the embedded German-English corpus of the quickstart",
     "doctor": "print versions and every active workaround with its reason",
     "export": "write a run as a folder that from_pretrained() and the hub read",
+    "import-checkpoint": "turn a checkpoint of an official code into one of this project",
     "list": "list variants, architectures and presets",
     "parity": "compare this project with tensors that the official codes produced",
     "path": "print the absolute --user-dir of this plugin",
@@ -47,7 +48,7 @@ def _run(command: str, arguments: Sequence[str]) -> int:
         raise SeqAttnError(
             f"unknown command '{command}'{nearest(command, COMMANDS)}; seqattn -h lists them"
         )
-    module = importlib.import_module(f"seqattn_fairseq.cli.{command}")
+    module = importlib.import_module(f"seqattn_fairseq.cli.{command.replace('-', '_')}")
     parser = argparse.ArgumentParser(
         prog=f"seqattn {command}",
         description=module.__doc__,

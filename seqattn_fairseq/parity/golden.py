@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,19 @@ import torch
 from torch import Tensor
 
 from seqattn_fairseq.errors import SeqAttnError
+
+# what numpy, zipfile and json raise for foreign or damaged bytes
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class Golden:
@@ -30,15 +44,17 @@ class Golden:
         self.arrays: dict[str, Tensor] = {}
         try:
             self.meta: dict[str, Any] = self._read(path)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-            raise SeqAttnError(f"{path}: no golden file ({error})") from error
+        except _UNREADABLE as error:
+            reason = " ".join(str(error).split())
+            raise SeqAttnError(f"{path}: no golden file ({reason})") from error
         if not isinstance(self.meta, dict):
             raise SeqAttnError(f"{path}: no golden file (its meta is no JSON object)")
 
     def _read(self, path: Path) -> Any:
         if path.suffix == ".json":
             return json.loads(path.read_text(encoding="utf-8"))
-        with np.load(path, allow_pickle=False) as arrays:
+        # opened here: numpy leaves a damaged archive open
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             meta = json.loads(str(arrays["meta"]))
             for name in arrays.files:
                 if name != "meta":

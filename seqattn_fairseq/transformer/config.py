@@ -21,6 +21,9 @@ def option(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
+_NORMS = ["layernorm", "scalenorm", "rmsnorm"]  # the keys of transformer.norms.NORMS
+
+
 @dataclass
 class EncoderDecoderConfig(FairseqDataclass):
     """Options of the shared encoder-decoder Transformer; defaults are fairseq's base model."""
@@ -54,6 +57,7 @@ class EncoderDecoderConfig(FairseqDataclass):
     no_decoder_final_norm: bool = option(False, "no LayerNorm after a pre-norm decoder stack")
 
     dropout: float = option(0.1, "dropout of embeddings and of every sub-block's output")
+    word_dropout: float = option(0.0, "dropout of whole tokens: their embeddings, not positions")
     attention_dropout: float = option(0.0, "dropout of attention weights")
     activation_dropout: float = option(0.0, "dropout after the feed-forward activation")
     activation_fn: ChoiceEnum(get_available_activation_fns()) = option(  # type: ignore[valid-type]
@@ -69,7 +73,7 @@ class EncoderDecoderConfig(FairseqDataclass):
     no_token_positional_embeddings: bool = option(False, "no position embeddings")
     no_scale_embedding: bool = option(False, "do not scale token embeddings by sqrt(width)")
     layernorm_embedding: bool = option(False, "LayerNorm after the embeddings")
-    norm_type: ChoiceEnum(["layernorm", "scalenorm", "rmsnorm"]) = option(  # type: ignore[valid-type]
+    norm_type: ChoiceEnum(_NORMS) = option(  # type: ignore[valid-type]
         "layernorm", "normalisation wherever there is one"
     )
     layer_norm_eps: float = option(1e-5, "epsilon of every normalisation")
@@ -102,8 +106,8 @@ class EncoderDecoderConfig(FairseqDataclass):
     )
     target_padding_visible: bool = option(
         False,
-        "padded target positions may see each other (ReLA release); moves nothing but the "
-        "outputs at padding",
+        "padded target positions are read like any other (official codes); moves nothing but the "
+        "outputs at padding, unless targets are padded on the left",
     )
 
 
@@ -178,7 +182,8 @@ def stack_config(cfg: EncoderDecoderConfig, side: str) -> StackConfig:
         layerdrop=getattr(cfg, f"{side}_layerdrop"),
     )
     _check_stack(stack, side)
-    for name in ("dropout", "attention_dropout", "activation_dropout", f"{side}_layerdrop"):
+    dropouts = ("dropout", "word_dropout", "attention_dropout", "activation_dropout")
+    for name in (*dropouts, f"{side}_layerdrop"):
         if not 0 <= getattr(cfg, name) <= 1:
             raise SeqAttnError(f"{_flag(name)} is {getattr(cfg, name)}, but must be from 0 to 1")
     return stack
@@ -208,11 +213,20 @@ def kept_layers(cfg: EncoderDecoderConfig, side: str) -> list[int]:
     return sorted(map(int, valid))
 
 
+def check_positive(stack: StackConfig, side: str, name: str) -> None:
+    """Make sure that a size is positive; layers check ``ffn_embed_dim``, which some do without.
+
+    Raises:
+        SeqAttnError: it is not.
+    """
+    if getattr(stack, name) < 1:
+        flag = _flag(f"{side}_{name}")
+        raise SeqAttnError(f"{flag} is {getattr(stack, name)}, but must be at least 1")
+
+
 def _check_stack(stack: StackConfig, side: str) -> None:
-    for name in ("embed_dim", "ffn_embed_dim", "layers", "attention_heads"):
-        if getattr(stack, name) < 1:
-            flag = _flag(f"{side}_{name}")
-            raise SeqAttnError(f"{flag} is {getattr(stack, name)}, but must be at least 1")
+    for name in ("embed_dim", "layers", "attention_heads"):
+        check_positive(stack, side, name)
     if stack.embed_dim % stack.attention_heads:
         divisors = [n for n in range(1, 65) if stack.embed_dim % n == 0]
         raise SeqAttnError(

@@ -12,6 +12,7 @@ from fairseq import utils
 from fairseq.data import Dictionary
 from fairseq.modules import FairseqDropout
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.transformer.config import EncoderDecoderConfig
@@ -124,6 +125,15 @@ class LearnedPositions(nn.Embedding):
         return super().forward(index_BT + self.padding_idx)
 
 
+class TokenDropout(FairseqDropout):
+    """Dropout of whole tokens, kept on while generating where fairseq's dropouts are."""
+
+    def forward(self, x_BTC: Tensor, inplace: bool = False) -> Tensor:
+        """Return (B, T, C) with some tokens' vectors zero and the others scaled to make up."""
+        active = self.p > 0 and (self.training or self.apply_during_inference)
+        return F.dropout1d(x_BTC, self.p, inplace=inplace) if active else x_BTC
+
+
 class EmbedsTokens:
     """Mixin of encoder and decoder: scale * token (+ bias) + position, LayerNorm, dropout.
 
@@ -144,11 +154,13 @@ class EmbedsTokens:
         self.layernorm_embedding = make_norm(cfg, dim) if cfg.layernorm_embedding else None
         # one vector for both sides: the model puts the same parameter into each
         self.embed_bias: nn.Parameter | None = None
-        self.dropout_module = FairseqDropout(cfg.dropout, module_name=type(self).__name__)
+        name = type(self).__name__
+        self.word_dropout_module = TokenDropout(cfg.word_dropout, module_name=name)
+        self.dropout_module = FairseqDropout(cfg.dropout, module_name=name)
 
     def embed(self, tokens_BT: Tensor, offset: int = 0) -> Tensor:
         """Return (B, T, C) for (B, T) tokens of which ``offset`` precede in each sequence."""
-        x_BTC = self.embed_scale * self.embed_tokens(tokens_BT)
+        x_BTC = self.word_dropout_module(self.embed_scale * self.embed_tokens(tokens_BT))
         if self.embed_bias is not None:
             x_BTC = x_BTC + self.embed_bias
         index_BT = position_index(tokens_BT, self.padding_idx, self.position_by_column)

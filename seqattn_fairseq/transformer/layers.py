@@ -15,7 +15,11 @@ from torch import Tensor, nn
 
 from seqattn_fairseq.transformer.attention import AttentionLog, MultiheadAttention
 from seqattn_fairseq.transformer.cache import KeyValueCache, LayerCache, Memory, MemoryCache
-from seqattn_fairseq.transformer.config import EncoderDecoderConfig, stack_config
+from seqattn_fairseq.transformer.config import (
+    EncoderDecoderConfig,
+    check_positive,
+    stack_config,
+)
 from seqattn_fairseq.transformer.norms import make_norm
 
 
@@ -73,6 +77,7 @@ class ResidualLayer(nn.Module):
     def __init__(self, cfg: EncoderDecoderConfig, side: str) -> None:
         super().__init__()
         stack = stack_config(cfg, side)
+        check_positive(stack, side, "ffn_embed_dim")
         self.embed_dim = stack.embed_dim
         self.normalize_before = stack.normalize_before
         name = type(self).__name__

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from seqattn_fairseq.transformer.model import register_variant
 from seqattn_fairseq.transformer.registry import VARIANTS, add_variant
-from seqattn_fairseq.variants import rela, softmax, sparse
+from seqattn_fairseq.variants import convolution, luna, mega, muse, rela, softmax, sparse
 from seqattn_fairseq.variants.hybrid import make_hybrid
 
-FAMILIES = (softmax, rela, sparse)
+FAMILIES = (softmax, rela, sparse, convolution, muse, luna, mega)
 
 
 def register() -> None:

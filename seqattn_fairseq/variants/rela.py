@@ -5,7 +5,9 @@ relu(q k) v over the heads joined, normalised by their root mean square, and eit
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from fairseq.dataclass import ChoiceEnum
@@ -13,8 +15,8 @@ from torch import Tensor, nn
 
 from seqattn_fairseq.ops.rela import ACTIVATIONS, rela_attention, rela_weights, rms_norm
 from seqattn_fairseq.transformer.attention import MultiheadAttention, Site, join_heads
-from seqattn_fairseq.transformer.config import EncoderDecoderConfig, option
-from seqattn_fairseq.transformer.registry import attention_variant
+from seqattn_fairseq.transformer.config import SIZES, EncoderDecoderConfig, option
+from seqattn_fairseq.transformer.registry import Preset, attention_variant
 from seqattn_fairseq.variants.sites import check_sites, site_arguments, site_option
 from seqattn_fairseq.variants.softmax import make_softmax
 
@@ -116,14 +118,41 @@ def _make_initialised(cfg: RelaConfig, site: Site) -> MultiheadAttention:
     return _make_rela(cfg, site, gated=False)
 
 
+# What the released code does otherwise than the shared stack: one vector added to all embeddings,
+# positions from 0 that count padding columns, a zero vector as the start of the target, no mask
+# on target padding, and its epsilon.
+RELEASE: Mapping[str, Any] = {
+    "embedding_bias": True,
+    "position_start": 0,
+    "position_by_column": True,
+    "zero_start": True,
+    "target_padding_visible": True,
+    "layer_norm_eps": 1e-8,
+}
+
+# Every translation experiment of the paper is a Transformer base with all dropouts 0.1.
+_RELEASED_BASE = Preset(
+    "Zhang, Titov, Sennrich 2021, released command for WMT14 En-De; softmax, sparsemax and "
+    "1.5-entmax are compared at the same setting",
+    {**SIZES["wmt_en_de"], "attention_dropout": 0.1, "activation_dropout": 0.1},
+)
+PRESETS = {"wmt_en_de": _RELEASED_BASE, "wmt_en_fr": _RELEASED_BASE}
+
 VARIANTS = (
     attention_variant(
-        "rela_g", "rectified linear attention, gated (ReLA-g)", RelaConfig, _make_gated
+        "rela_g",
+        "rectified linear attention, gated (ReLA-g)",
+        RelaConfig,
+        _make_gated,
+        presets=PRESETS,
+        official=RELEASE,
     ),
     attention_variant(
         "rela_i",
         "rectified linear attention, initialised small (ReLA-i)",
         RelaConfig,
         _make_initialised,
+        presets=PRESETS,
+        official=RELEASE,
     ),
 )

@@ -16,8 +16,9 @@ from torch import Tensor
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.ops.sparse import attend, masked_scores, sparse_weights
 from seqattn_fairseq.transformer.attention import MultiheadAttention, Site, join_heads
-from seqattn_fairseq.transformer.config import EncoderDecoderConfig, option
-from seqattn_fairseq.transformer.registry import attention_variant
+from seqattn_fairseq.transformer.config import SIDES, EncoderDecoderConfig, option
+from seqattn_fairseq.transformer.registry import Preset, attention_variant
+from seqattn_fairseq.variants.rela import PRESETS as COMPARED_WITH_RELA
 from seqattn_fairseq.variants.sites import check_sites, site_arguments, site_option
 from seqattn_fairseq.variants.softmax import make_softmax
 
@@ -154,10 +155,47 @@ def _make_entmax15(cfg: SparseConfig, site: Site) -> MultiheadAttention:
     return _make(cfg, site, Entmax15Attention)
 
 
+TOPK_PRESETS = {
+    "iwslt_de_en": Preset(
+        "Zhao et al. 2019, released script for IWSLT14 De-En", {"topk": 8, "dropout": 0.4}
+    ),
+    # The released Tensor2Tensor code leaves its cross-attention dense; the paper's text does not.
+    "iwslt_en_vi": Preset(
+        "Zhao et al. 2019, released script for IWSLT15 En-Vi (Tensor2Tensor's base), with the "
+        "paper's three sites; the script's: attention_sites=encoder_self,decoder_self",
+        {
+            "topk": 6,
+            "attention_dropout": 0.1,
+            "activation_dropout": 0.1,
+            **{f"{side}_ffn_embed_dim": 2048 for side in SIDES},
+            **{f"{side}_attention_heads": 8 for side in SIDES},
+            **{f"{side}_normalize_before": True for side in SIDES},
+        },
+    ),
+    "wmt_en_de_big": Preset("Zhao et al. 2019: fairseq's big Transformer, k = 8", {"topk": 8}),
+}
+
 VARIANTS = (
     attention_variant(
-        "topk", "softmax over the k largest scores (Explicit Sparse)", TopKConfig, _make_topk
+        "topk",
+        "softmax over the k largest scores (Explicit Sparse)",
+        TopKConfig,
+        _make_topk,
+        presets=TOPK_PRESETS,
+        official={"topk_padded_share": True},
     ),
-    attention_variant("sparsemax", "sparsemax attention", SparseConfig, _make_sparsemax),
-    attention_variant("entmax15", "1.5-entmax attention", SparseConfig, _make_entmax15),
+    attention_variant(
+        "sparsemax",
+        "sparsemax attention",
+        SparseConfig,
+        _make_sparsemax,
+        presets=COMPARED_WITH_RELA,
+    ),
+    attention_variant(
+        "entmax15",
+        "1.5-entmax attention",
+        SparseConfig,
+        _make_entmax15,
+        presets=COMPARED_WITH_RELA,
+    ),
 )

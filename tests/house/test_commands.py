@@ -17,7 +17,8 @@ from tests.house import tree
 
 def test_every_command_has_a_module_and_every_module_is_a_command() -> None:
     modules = {path.stem for path in (tree.PACKAGE / "cli").glob("*.py")} - {"__init__", "main"}
-    tree.assert_none(f"{name}.py or its line in COMMANDS" for name in modules ^ set(COMMANDS))
+    commands = {command.replace("-", "_") for command in COMMANDS}
+    tree.assert_none(f"{name}.py or its line in COMMANDS" for name in modules ^ commands)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -25,7 +26,7 @@ def test_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit) as stop:
         main([command, "-h"])
     assert stop.value.code == 0
-    module = importlib.import_module(f"seqattn_fairseq.cli.{command}")
+    module = importlib.import_module(f"seqattn_fairseq.cli.{command.replace('-', '_')}")
     summary = (module.__doc__ or "").splitlines()[0]
     printed = capsys.readouterr().out
     assert summary

@@ -13,7 +13,7 @@ from tests.house import tree
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 SHELL = {"bash", "sh", "shell", "console"}
 TARGET = re.compile(r"(?:^|[;&|] *)(?:\w+=\S+ +)*make +((?:[a-z][a-z-]*\b(?!=) *)+)", re.MULTILINE)
-COMMAND = re.compile(r"(?<![\w/-])seqattn +([a-z]\w*)")
+COMMAND = re.compile(r"(?<![\w/-])seqattn +([a-z][\w-]*)")
 FILE = re.compile(
     r"(?<![\w./$}-])((?:scripts|examples|configs|tests|docs|benchmarks|seqattn_fairseq)/"
     r"[\w./-]+\.(?:sh|py|yaml|md))\b"

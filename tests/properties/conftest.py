@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from tests.support.models import PAIRS, SINGLE_VARIANTS, named
-
-# TODO all pairs once the families are complete
-_PAIRS = [pair for pair in PAIRS if {*named(pair)[1].values()} <= {*SINGLE_VARIANTS}]
+from tests.support.models import PAIRS, SINGLE_VARIANTS
 
 
 def pytest_generate_tests(metafunc):
     if "variant" in metafunc.fixturenames:
-        metafunc.parametrize("variant", SINGLE_VARIANTS + _PAIRS)
+        metafunc.parametrize("variant", SINGLE_VARIANTS + PAIRS)

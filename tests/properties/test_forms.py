@@ -156,6 +156,7 @@ def test_layers_compile_whole(variant, training):
         out, after = layer(x, None, memory)
         return out, tensors_of(after)
 
+    torch.compiler.reset()  # torch compiles shared code for a few variants only, then gives up
     for layer, run in ((encoder_layer, encoded), (decoder_layer, decoded)):
         layer.train(training)
         compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)

@@ -85,4 +85,6 @@ def test_must_learn(variant, reverse):
         dropout=0.0,
         share_all_embeddings=True,
     )
-    assert learn_and_score(model, reverse) >= 95
+    # Tokens meet in Luna through the few rows of P, which takes longer to find: 89 BLEU at 400
+    updates = 800 if "luna" in variant else 400
+    assert learn_and_score(model, reverse, updates) >= 95

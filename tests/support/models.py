@@ -28,6 +28,7 @@ _SMALL = {
     **{f"{side}_ffn_embed_dim": 24 for side in SIDES},
     **{f"{side}_layers": 2 for side in SIDES},
     **{f"{side}_attention_heads": 4 for side in SIDES},
+    "weight_dropout": 0.0,  # muse has some by default; without it, training is repeatable
 }
 
 

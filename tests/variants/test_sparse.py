@@ -1,200 +1,18 @@
-"""Top-k, sparsemax and 1.5-entmax against tensors of their official codes."""
+"""Top-k, sparsemax and 1.5-entmax: worked rows, ties, precision, options, presets."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from fairseq.sequence_generator import SequenceGenerator
-from torch import Tensor
 
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.ops.sparse import entmax15, sparsemax, topk_softmax
-from seqattn_fairseq.transformer.attention import AttentionLog, Site
-from seqattn_fairseq.transformer.cache import KeyValueCache, Memory
-from seqattn_fairseq.transformer.model import SeqAttnModel
 from seqattn_fairseq.transformer.registry import get_variant, make_config
 from seqattn_fairseq.variants.softmax import SoftmaxAttention
-from seqattn_fairseq.variants.sparse import SparseAttention, TopKAttention
-from tests.support.goldens import GOLDENS, Golden, assert_gradients, assert_output
-from tests.support.models import batch, build, place, shifted, small_model, toy_dictionary
-
-FOLDER = GOLDENS / "rela_sparse"
-FILES = sorted(p for p in FOLDER.glob("*.npz") if p.stem.startswith(("est", "sparse", "entmax")))
-MODULES = [f for f in FILES if "model" not in f.stem and "functions" not in f.stem]
-STEPPED = [f for f in MODULES if "output/incremental" in Golden(f)]
-REORDERED = [f for f in STEPPED if "output/incremental_after_reorder" in Golden(f)]
-MODELS = [f for f in FILES if "model" in f.stem]
-SITES = {
-    "encoder self-attention": Site.ENCODER_SELF,
-    "decoder self-attention": Site.DECODER_SELF,
-    "cross-attention": Site.CROSS,
-}
-# --entmax of the official code; 3 is the bisection form of the same map
-ENTMAX = {0: "topk", 1: "sparsemax", 2: "entmax15", 3: "entmax15"}
-
-
-def variant_of(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return our variant and its options for the official ``--div``, ``--lb``, ``--entmax``."""
-    name, div = ENTMAX[config["entmax"]], config["div"]
-    if name != "topk":
-        return name, {}
-    share = {"topk_divisor": max(div, 0), "topk_least": max(config["lb"], 1)}
-    return name, {"topk": max(-div, 0), **share, "topk_padded_share": True}
-
-
-def load_attention(golden: Golden) -> SparseAttention:
-    config = golden.meta["config"]
-    name, options = variant_of(config)
-    sizes = {"embed_dim": config["embed_dim"], "attention_heads": config["num_heads"]}
-    both = {f"{side}_{k}": v for side in ("encoder", "decoder") for k, v in sizes.items()}
-    cfg = make_config(name, **both, **options)
-    site = SITES[golden.meta["kind"]]
-    found = get_variant(name)
-    make = found.encoder_layer if site is Site.ENCODER_SELF else found.decoder_layer
-    layer = make(cfg, place())
-    module = layer.encoder_attn if site is Site.CROSS else layer.self_attn
-    assert isinstance(module, SparseAttention)
-    module.load_state_dict(golden.group("param"))
-    return module
-
-
-def batch_first(golden: Golden, name: str) -> Tensor:
-    return golden[name].transpose(0, 1)
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: p.stem)
-def test_outputs_weights_and_gradients(path: Path) -> None:
-    golden = Golden(path)
-    module = load_attention(golden)
-    query = batch_first(golden, "input/query").detach().requires_grad_()
-    context, mask = query, None
-    if "input/memory" in golden:
-        context = batch_first(golden, "input/memory").detach().requires_grad_()
-    if "input/key_padding_mask" in golden:
-        mask = golden["input/key_padding_mask"].bool()
-    log: AttentionLog = {}
-    out = module(query, context, mask, log)
-    (out * batch_first(golden, "input/loss_weight")).sum().backward()
-
-    assert_output(out, batch_first(golden, "output/out"))
-    assert_output(log[module.site.value][0], golden["output/weights"].transpose(0, 1))
-    grads = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
-    inputs = {"query": query} if context is query else {"query": query, "memory": context}
-    for name, tensor in inputs.items():
-        assert tensor.grad is not None
-        grads[name] = tensor.grad.transpose(0, 1)
-    assert_gradients(grads, golden.group("grad"))
-
-
-@pytest.mark.parametrize("path", STEPPED, ids=lambda p: p.stem)
-def test_step_by_step(path: Path) -> None:
-    golden = Golden(path)
-    module, query = load_attention(golden), batch_first(golden, "input/query")
-    if module.site is Site.CROSS:
-        mask = golden["input/key_padding_mask"].bool()
-        static = module.memory_cache(Memory(batch_first(golden, "input/memory"), mask))
-        steps = [module.step_cross(x, static) for x in query.split(1, dim=1)]
-        key, value = static.key_BHSd, static.value_BHSd
-    else:
-        cache = KeyValueCache()
-        steps = [module.step_self(x, cache) for x in query.split(1, dim=1)]
-        nothing = torch.empty(
-            query.size(0), module.num_heads, 0, query.size(-1) // module.num_heads
-        )
-        key, value = cache.append(nothing, nothing)
-    assert_output(torch.cat(steps, dim=1), batch_first(golden, "output/incremental"))
-    assert_output(key, golden["output/cache_prev_key"])
-    assert_output(value, golden["output/cache_prev_value"])
-
-
-@pytest.mark.parametrize("path", REORDERED, ids=lambda p: p.stem)
-def test_steps_after_reordering(path: Path) -> None:
-    golden = Golden(path)
-    module, query = load_attention(golden), batch_first(golden, "input/query")
-    before = int(golden["input/reorder_after_step"])
-    cache = KeyValueCache()
-    for x in query[:, :before].split(1, dim=1):
-        module.step_self(x, cache)
-    cache.reorder(golden["input/new_order"].long())
-    after = [module.step_self(x, cache) for x in query[:, before:].split(1, dim=1)]
-    expected = batch_first(golden, "output/incremental_after_reorder")
-    assert_output(torch.cat(after, dim=1), expected)
-
-
-def load_model(golden: Golden) -> SeqAttnModel:
-    config = golden.meta["config"]
-    name, options = variant_of(config)
-    cfg = make_config(name)
-    for key in vars(cfg):
-        if key in config and not key.startswith("_"):
-            setattr(cfg, key, config[key])
-    for key, value in options.items():
-        setattr(cfg, key, value)
-    model = build(name, cfg, toy_dictionary(golden.meta["dictionary"]["size"]))
-    model.load_state_dict(golden.group("param"))
-    model.eval()
-    return model
-
-
-@pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
-class TestOfficialModels:
-    def test_logits_attention_and_gradients(self, path: Path) -> None:
-        golden = Golden(path)
-        model = load_model(golden)
-        source, target = golden["input/src_tokens"], golden["input/prev_output_tokens"]
-        logits, extra = model(source, None, target, alignment_layer=len(model.decoder.layers) - 1)
-        (logits * golden["input/loss_weight"]).sum().backward()
-        real = target.ne(1)
-        assert_output(logits[real], golden["output/logits"][real])
-        assert_output(extra["attn"][0][real], golden["output/cross_attn_avg"][real])
-        memory = model.encoder.encode(source)
-        kept = source.ne(1)
-        assert_output(memory.x_BSC[kept], batch_first(golden, "output/encoder_out")[kept])
-        expected = golden.group("grad")
-        grads = {n: p.grad for n, p in model.named_parameters(remove_duplicate=False)}
-        assert_gradients({n: grads[n] for n in expected}, expected)
-
-    def test_step_by_step_logits(self, path: Path) -> None:
-        golden = Golden(path)
-        model = load_model(golden)
-        target = golden["input/prev_output_tokens"]
-        with torch.no_grad():
-            state = model.decoder.start(model.encoder.encode(golden["input/src_tokens"]))
-            steps = [model.decoder.step(t, state) for t in target.split(1, dim=1)]
-            logits = model.decoder.output_layer(torch.cat(steps, dim=1))
-        real = target.ne(1)
-        assert_output(logits[real], golden["output/incremental_logits"][real])
-
-    def test_beam_search(self, path: Path) -> None:
-        golden = Golden(path)
-        model = load_model(golden)
-        search = SequenceGenerator(
-            [model], model.decoder.dictionary, beam_size=3, max_len_a=1, max_len_b=5
-        )
-        source = golden["input/src_tokens"]
-        sample = {"net_input": {"src_tokens": source, "src_lengths": source.ne(1).sum(1)}}
-        for row, found in enumerate(search.generate([model], sample)):
-            expected = golden["output/beam_best_tokens"][row]
-            assert found[0]["tokens"].tolist() == expected[expected.ne(1)].tolist()
-            assert_output(found[0]["score"], golden["output/beam_best_score"][row])
-
-
-@pytest.mark.parametrize("name", ["sparsemax", "entmax15"])
-def test_row_maps_of_the_entmax_package(name: str) -> None:
-    golden = Golden(FOLDER / "entmax_functions.npz")
-    function = {"sparsemax": sparsemax, "entmax15": entmax15}[name]
-    x = golden["input/x"].clone().requires_grad_()
-    out = function(x)
-    (out * golden["input/loss_weight"]).sum().backward()
-    assert_output(out, golden[f"output/{name}"])
-    assert x.grad is not None
-    assert_gradients({name: x.grad}, {name: golden[f"grad/{name}"].nan_to_num()})
-    support = golden[f"output/support_{name}"].view(-1).long()
-    assert out.ne(0).sum(dim=-1).tolist() == support.tolist()
-
+from seqattn_fairseq.variants.sparse import TopKAttention
+from tests.support.models import batch, place, shifted, small_model
 
 ROW = [1.0, 0.8, 0.1, -0.5, -2.0]
 WORKED = {
@@ -259,3 +77,22 @@ def test_dense_weights_load_and_decode_sparsely() -> None:
     sparse.load_state_dict(dense.state_dict())
     source, target = batch([7, 5]), shifted([6, 3])
     torch.testing.assert_close(sparse(source, None, target)[0], dense(source, None, target)[0])
+
+
+def test_official_counts_padding_in_a_share() -> None:
+    options = {"topk": 0, "topk_divisor": 2}
+    source, target = batch([9, 2]), shifted([5, 5])
+    for official in (True, False):
+        model = small_model("topk", official=official, **options).double()
+        together = model.attention_weights(source, None, target)["cross"][0]
+        alone = model.attention_weights(source[1:, 7:], None, target[1:])["cross"][0]
+        assert torch.allclose(together[1:, ..., 7:], alone) is not official
+        assert int(together[1].gt(0).sum(-1).max()) == (2 if official else 1)
+
+
+def test_presets_are_the_papers() -> None:
+    de_en, en_vi = make_config("topk", "iwslt_de_en"), make_config("topk", "iwslt_en_vi")
+    assert (de_en.topk, de_en.decoder_ffn_embed_dim, de_en.encoder_attention_heads) == (8, 1024, 4)
+    assert (en_vi.topk, en_vi.decoder_ffn_embed_dim, en_vi.encoder_attention_heads) == (6, 2048, 8)
+    assert (en_vi.encoder_normalize_before, de_en.encoder_normalize_before) == (True, False)
+    assert make_config("topk", "wmt_en_de_big").topk == 8
