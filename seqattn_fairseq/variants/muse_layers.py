@@ -25,7 +25,11 @@ from seqattn_fairseq.ops.muse import multiscale_convolution, multiscale_step, ta
 from seqattn_fairseq.ops.softmax import softmax_attention, softmax_weights
 from seqattn_fairseq.transformer.attention import AttentionLog, Site, join_heads
 from seqattn_fairseq.transformer.cache import Memory, MemoryCache
-from seqattn_fairseq.transformer.config import EncoderDecoderConfig, stack_config
+from seqattn_fairseq.transformer.config import (
+    EncoderDecoderConfig,
+    check_positive,
+    stack_config,
+)
 from seqattn_fairseq.transformer.layers import AttentionLayerCache
 from seqattn_fairseq.transformer.norms import make_norm
 
@@ -161,6 +165,7 @@ class ParallelLayer(nn.Module):
     ) -> None:
         super().__init__()
         stack, name = stack_config(cfg, side), type(self).__name__
+        check_positive(stack, side, "ffn_embed_dim")
         dim, ffn = stack.embed_dim, stack.ffn_embed_dim
         cross = [dim] if side == "decoder" else []
         self.heads = stack.attention_heads
