@@ -75,9 +75,10 @@ def test_decoding_leaves_no_state_on_the_model(variant):
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reverse", [False, True], ids=["copy", "reverse"])
 def test_must_learn(variant, reverse):
-    """A few seconds of training solve copying and reversing unseen sequences."""
+    """Half a minute of training solves copying and reversing unseen sequences."""
     model = small_model(
         variant,
         **{f"{side}_embed_dim": 64 for side in ("encoder", "decoder")},
