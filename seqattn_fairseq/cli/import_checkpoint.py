@@ -4,9 +4,10 @@
   seqattn import-checkpoint weights.pt ours.pt --set encoder_attention_heads=4 ...
 
 IN is a fairseq checkpoint of any age, a bare state dict (.pt), or a golden file of a whole model
-(.npz). The code that wrote it is recognised by the names, shapes and arguments in it. The result
-computes the same, which is tested before it gets its name; fairseq-generate, seqattn export and
-fairseq-train --finetune-from-model read it, with the dictionaries of the original.
+(.npz). The code that wrote it is recognised by the names, shapes and arguments in it. Before OUT
+gets its name it is read back, and must compute what the converted model computes (seqattn parity
+is what holds conversions to the official codes); fairseq-generate, seqattn export and fairseq-train
+--finetune-from-model read it, with the dictionaries of the original.
 """
 
 from __future__ import annotations

@@ -1,14 +1,17 @@
 """Compare this project with tensors that the official codes produced.
 
 One row a file: arrays checked, largest absolute error of an output and of a gradient, verdict.
-Exit status 0 if all agree, 1 if one misses its tolerance, 2 if one cannot be interpreted.
+Exit status 0 if all agree, 1 if one misses its tolerance, 2 if one cannot be interpreted
+or found.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
+from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.parity.comparison import Tolerance
 from seqattn_fairseq.parity.kinds import KINDS
 from seqattn_fairseq.parity.runner import Row, find_files, run_file
@@ -33,9 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the rows and the counts."""
     register()
+    for flag, value in (("--atol", args.atol), ("--rtol", args.rtol)):
+        if not value >= 0:
+            raise SeqAttnError(f"{flag} is {value}, but must be at least 0")
+    try:
+        files = list(find_files(args.paths))
+    except SeqAttnError as error:
+        print(f"seqattn parity: error: {error}", file=sys.stderr)
+        return 2
     tolerance = Tolerance(output=args.atol, gradient=args.rtol)
     rows = []
-    for path in find_files(args.paths):
+    for path in files:
         rows.append(run_file(path, KINDS, tolerance))
         print(_line(rows[-1]), flush=True)
     missed = sum(bool(row.misses) for row in rows)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from seqattn_fairseq.errors import SeqAttnError
@@ -67,11 +68,14 @@ class Origin:
         name: one line for messages, with the version.
         recognises: whether a model is this code's.
         convert: the key map.
+        untold: arguments that neither names nor shapes tell; a file without any arguments needs
+            them given.
     """
 
     name: str
     recognises: Callable[[OfficialModel], bool]
     convert: Callable[[OfficialModel], Conversion]
+    untold: tuple[str, ...] = ()
 
 
 class Keys:
@@ -117,6 +121,17 @@ class Keys:
         """Leave a tensor out, if it is there."""
         if self._left.pop(name, None) is not None:
             self.dropped[name] = why
+
+    def drop_tied(self, name: str, other: str) -> None:
+        """Leave out a tensor, if it is there, that repeats the one placed as ``other``.
+
+        Raises:
+            SeqAttnError: it does not repeat it.
+        """
+        tensor = self._left.get(name)
+        if tensor is not None and not torch.equal(tensor, self.ours[other]):
+            raise SeqAttnError(f"{name} differs from {other}, though the arguments tie the two")
+        self.drop(name, f"tied to {other}")
 
     def finish(self) -> dict[str, Tensor]:
         """Return ours.

@@ -20,6 +20,7 @@ from seqattn_fairseq.official.fairseq_parts import (
     place_attention,
     place_embeddings,
     place_optional_norms,
+    place_positions,
     shared_options,
 )
 from seqattn_fairseq.transformer.config import SIDES, EncoderDecoderConfig
@@ -89,7 +90,7 @@ def _side_options(model: OfficialModel, side: str) -> dict[str, Any]:
     state, first = model.state, f"{side}.layers.0"
     channels = state[f"{first}.linear2.weight"].size(1)
     heads, sizes, _ = _taps(model, side)
-    options = {
+    return {
         f"{side}_conv_dim": channels,
         f"{side}_glu": int(state[f"{first}.linear1.weight"].size(0) == 2 * channels),
         f"{side}_ffn_embed_dim": state[f"{first}.fc1.weight"].size(0),
@@ -97,11 +98,6 @@ def _side_options(model: OfficialModel, side: str) -> dict[str, Any]:
         f"{side}_kernel_size_list": sizes,
         f"{side}_normalize_before": f"{side}.layer_norm.weight" in state,
     }
-    learned = state.get(f"{side}.embed_positions.weight")
-    if learned is not None:  # rows: those up to padding, then one a position
-        limit = "max_source_positions" if side == "encoder" else "max_target_positions"
-        options |= {f"{side}_learned_pos": True, limit: learned.size(0) - 2}
-    return options
 
 
 def _options(model: OfficialModel) -> dict[str, Any]:
@@ -123,9 +119,8 @@ def _convert(model: OfficialModel) -> Conversion:
         options.setdefault("share_decoder_input_output_embed", True)
     place_embeddings(keys, options)
     place_optional_norms(keys)
+    place_positions(keys)
     for side in SIDES:
-        if f"{side}.embed_positions.weight" in keys:
-            keys.move(f"{side}.embed_positions.weight")
         for index in range(count_layers(model.state, side)):
             layer = f"{side}.layers.{index}."
             place_layer(keys, layer, layer, side)

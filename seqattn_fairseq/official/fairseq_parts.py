@@ -13,27 +13,45 @@ from seqattn_fairseq.official.conversion import Keys, OfficialModel
 from seqattn_fairseq.transformer.config import SIDES, EncoderDecoderConfig
 
 _SHARED = frozenset(f.name for f in fields(EncoderDecoderConfig) if not f.name.startswith("_"))
-# what a checkpoint's arguments say of training elsewhere, or of a file that is not here
-_NOT_TAKEN = frozenset({"encoder_embed_path", "decoder_embed_path", "official"})
-_OLDER_NAMES = {"relu_dropout": "activation_dropout"}
+# what a checkpoint's arguments say of a file, or of layers pruned away, that are not here
+_NOT_TAKEN = {
+    "official",
+    *(f"{side}_{name}" for side in SIDES for name in ("embed_path", "layers_to_keep")),
+}
+# by side, the option that limits its length
+LIMITS = dict(zip(SIDES, ("max_source_positions", "max_target_positions"), strict=True))
+_POSITIONS = "embed_positions.weight"
 _OUTPUTS = ("decoder.output_projection.weight", "decoder.embed_out")
 
 
 def shared_options(model: OfficialModel) -> dict[str, Any]:
     """Return the options of the shared stack that the official arguments and shapes tell.
 
-    Widths and numbers of layers are read off the tensors, the rest off the arguments; an argument
-    that is missing or None stays at our default, which is fairseq's.
+    Widths, numbers of layers and learned positions are read off the tensors, the rest off the
+    arguments; one that is missing or None stays at our default, which is fairseq's.
     """
     options: dict[str, Any] = {}
     for name, value in model.options.items():
-        ours = _OLDER_NAMES.get(name, name)
-        if ours in _SHARED - _NOT_TAKEN and value is not None and not isinstance(value, dict):
-            options.setdefault(ours, value)
+        if name in _SHARED - _NOT_TAKEN and value is not None and not isinstance(value, dict):
+            options[name] = value
+    # newer arguments may hold both names, one of them 0
+    rate = model.options.get("activation_dropout") or model.options.get("relu_dropout")
+    options["activation_dropout"] = float(rate or 0.0)
     for side in SIDES:
         options[f"{side}_embed_dim"] = model.state[f"{side}.embed_tokens.weight"].size(1)
         options[f"{side}_layers"] = count_layers(model.state, side)
+        learned = model.state.get(f"{side}.{_POSITIONS}")
+        options[f"{side}_learned_pos"] = learned is not None
+        if learned is not None:  # rows: those up to padding, then one a position
+            options[LIMITS[side]] = learned.size(0) - 2
     return options
+
+
+def place_positions(keys: Keys) -> None:
+    """Place learned positions, where there are any."""
+    for side in SIDES:
+        if f"{side}.{_POSITIONS}" in keys:
+            keys.move(f"{side}.{_POSITIONS}")
 
 
 def count_layers(state: Mapping[str, Tensor], side: str) -> int:
@@ -49,13 +67,13 @@ def place_embeddings(keys: Keys, options: Mapping[str, Any]) -> None:
     keys.move("encoder.embed_tokens.weight")
     if tied_sides:
         keys.ours["decoder.embed_tokens.weight"] = keys.ours["encoder.embed_tokens.weight"]
-        keys.drop("decoder.embed_tokens.weight", "tied to the encoder's")
+        keys.drop_tied("decoder.embed_tokens.weight", "encoder.embed_tokens.weight")
     else:
         keys.move("decoder.embed_tokens.weight")
     if tied_output:
         keys.ours[_OUTPUTS[0]] = keys.ours["decoder.embed_tokens.weight"]
         for name in _OUTPUTS:
-            keys.drop(name, "tied to the decoder's embedding")
+            keys.drop_tied(name, "decoder.embed_tokens.weight")
     else:
         keys.move(next((n for n in _OUTPUTS if n in keys), _OUTPUTS[0]), _OUTPUTS[0])
     drop_buffers(keys)

@@ -163,12 +163,31 @@ def convert(model: OfficialModel, given: Mapping[str, Any]) -> tuple[Origin, Con
     state = {n: t.float() if t.is_floating_point() else t for n, t in model.state.items()}
     model = OfficialModel(state, options)
     origin = recognise(model)
-    conversion = origin.convert(model)
+    _check_told(origin, options)
+    conversion = _converted(origin, model)
     for name in given:
         if name not in options.asked and name not in conversion.options:
             known = options.asked | conversion.options.keys()
             raise SeqAttnError(f"--set {name}: nothing here depends on it{nearest(name, known)}")
     return origin, conversion
+
+
+def _converted(origin: Origin, model: OfficialModel) -> Conversion:
+    try:
+        return origin.convert(model)
+    except KeyError as error:
+        raise SeqAttnError(f"no parameter {error.args[0]}: the state dict is not whole") from error
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise SeqAttnError(f"the parameters do not fit together: {reason}") from error
+
+
+def _check_told(origin: Origin, options: _Asked) -> None:
+    """Refuse to guess what a bare state dict does not tell."""
+    missing = [name for name in origin.untold if name not in options]
+    if missing and not options.keys() - set(origin.untold):
+        wanted = " ".join(f"--set {name}=VALUE" for name in missing)
+        raise SeqAttnError(f"{origin.name}: the parameters alone do not tell everything; {wanted}")
 
 
 # ---- the dictionary ----------------------------------------------------------------------------

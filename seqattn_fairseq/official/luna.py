@@ -18,6 +18,7 @@ from seqattn_fairseq.official.fairseq_parts import (
     count_layers,
     place_embeddings,
     place_optional_norms,
+    place_positions,
     shared_options,
 )
 from seqattn_fairseq.transformer.config import SIDES
@@ -104,7 +105,6 @@ def _options(model: OfficialModel) -> dict[str, Any]:
     for side in SIDES:
         options[f"{side}_ffn_embed_dim"] = state[f"{side}.layers.0.fc1.weight"].size(0)
         options[f"{side}_normalize_before"] = f"{side}.layer_norm.weight" in state
-        options[f"{side}_learned_pos"] = f"{side}.embed_positions.weight" in state
     options["layernorm_embedding"] = "encoder.layernorm_embedding.weight" in state
     positions = model.has("embed_positions.") or model.has("projected_positions")
     options.setdefault("no_token_positional_embeddings", not positions)
@@ -118,9 +118,7 @@ def _convert(model: OfficialModel, offset: float) -> Conversion:
     options = _options(model)
     keys = Keys(without_offset(model.state, offset))
     place_embeddings(keys, options)
-    for side in SIDES:
-        if f"{side}.embed_positions.weight" in keys:
-            keys.move(f"{side}.embed_positions.weight")
+    place_positions(keys)
     place_optional_norms(keys)
     _place_short_sequence(keys)
     layers = {side: count_layers(model.state, side) for side in SIDES}
@@ -142,6 +140,7 @@ ORIGINS: tuple[Origin, ...] = tuple(
         f"fairseq-apollo, Luna, {version}",
         partial(_is_luna, offset=offset),
         partial(_convert, offset=offset),
+        untold=("encoder_attention_heads", "decoder_attention_heads"),
     )
     for version, offset in (("2021", 0.0), ("2023: LayerNorm weights less 1", 1.0))
 )

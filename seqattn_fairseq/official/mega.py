@@ -12,7 +12,12 @@ from torch import Tensor
 
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.official.conversion import Conversion, Keys, OfficialModel, Origin
-from seqattn_fairseq.official.fairseq_parts import drop_buffers, place_embeddings, shared_options
+from seqattn_fairseq.official.fairseq_parts import (
+    LIMITS,
+    drop_buffers,
+    place_embeddings,
+    shared_options,
+)
 from seqattn_fairseq.transformer.config import SIDES
 from seqattn_fairseq.variants.mega import OFFICIAL
 
@@ -66,9 +71,32 @@ def _side_options(model: OfficialModel, side: str) -> dict[str, Any]:
     return {f"{side}_{name}": value for name, value in options.items()}
 
 
-def _longest(model: OfficialModel, side: str) -> int | None:
-    bias = model.state.get(f"{side}.layers.0.mega_layer.rel_pos_bias.rel_pos_bias")
+def _longest(model: OfficialModel, unit: str) -> int | None:
+    """Return the longest sequence that the simple bias of a unit has distances for."""
+    bias = model.state.get(f"{unit}.rel_pos_bias.rel_pos_bias")
     return None if bias is None else (bias.numel() + 1) // 2
+
+
+def _limits(model: OfficialModel, options: Mapping[str, Any]) -> dict[str, int]:
+    """Return the limits of both sides, as far as simple biases tell them.
+
+    Self-attention over whole sequences tells its side's; in chunks it tells the chunk. What the
+    cross-attention tells is the larger of both limits.
+    """
+    either = _longest(model, "decoder.layers.0.cross_attn")
+    if either is None:
+        return {}
+    told, open_sides = {}, []
+    for side, limit in LIMITS.items():
+        longest = _longest(model, f"{side}.layers.0.mega_layer")
+        if longest is None or options[f"{side}_chunk_size"] > 0:
+            open_sides.append(limit)
+        else:
+            told[limit] = longest
+    found = {**told, **{limit: min(options.get(limit, either), either) for limit in open_sides}}
+    if max(found.values()) < either:  # the arguments are missing or of another model
+        found.update(dict.fromkeys(open_sides, either))
+    return found
 
 
 def _options(model: OfficialModel) -> dict[str, Any]:
@@ -81,14 +109,11 @@ def _options(model: OfficialModel) -> dict[str, Any]:
     options["norm_type"] = norm_type(model.state)
     options["rel_pos_bias"] = bias_type(model.state)
     options["layernorm_embedding"] = model.has("encoder.embed_norm.")
-    for side, positions in zip(
-        SIDES, ("max_source_positions", "max_target_positions"), strict=True
-    ):
+    # the stacks add none, whatever the checkpoint's arguments say
+    options["no_token_positional_embeddings"] = True
+    for side in SIDES:
         options |= _side_options(model, side)
-        longest = _longest(model, side)
-        if longest is not None and options[f"{side}_chunk_size"] < 0:
-            options[positions] = longest
-    return {**options, **OFFICIAL}
+    return {**options, **_limits(model, options), **OFFICIAL}
 
 
 def convert(model: OfficialModel) -> Conversion:
@@ -112,4 +137,11 @@ def _recognises(model: OfficialModel) -> bool:
     return model.has(".mega_layer.move.delta", ".cross_attn.q_proj.", "encoder.embed_tokens.")
 
 
-ORIGINS = (Origin("Mega (facebookresearch/mega)", _recognises, convert),)
+ORIGINS = (
+    Origin(
+        "Mega (facebookresearch/mega)",
+        _recognises,
+        convert,
+        untold=("attention_activation_fn", "encoder_chunk_size"),
+    ),
+)

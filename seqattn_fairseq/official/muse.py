@@ -15,18 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.official.conversion import Conversion, Keys, OfficialModel, Origin
 from seqattn_fairseq.official.fairseq_parts import (
     count_layers,
     place_embeddings,
     place_optional_norms,
+    place_positions,
     shared_options,
 )
 from seqattn_fairseq.transformer.config import SIDES
 
 _UNUSED_NORM = "the release makes this norm and never uses it"
 _UNUSED_TAPS = "--attn_dynamic_cat 0 computes these convolutions and throws them away"
-_POSITIONS = "embed_positions.weight"
 _LONE_GATE = "the gate of a single kernel is always 1"
 
 
@@ -120,10 +121,15 @@ def _place_convolutions(keys: Keys, attention: str, ours: str, used: bool) -> No
         return
     ordered = [f"{attention}.dynamics.{i}.weight_linear.weight" for i in range(len(names))]
     keys.ours[f"{ours}convolution.tap_proj.weight"] = torch.cat([keys.take(n) for n in ordered])
+    if gate not in keys:
+        return
+    weights = keys.take(gate)
+    if weights.numel() != len(names):
+        raise SeqAttnError(f"{gate} weighs {weights.numel()} kernels, but there are {len(names)}")
     if len(names) == 1:
-        keys.drop(gate, _LONE_GATE)
-    elif gate in keys:
-        keys.move(gate, f"{ours}convolution.gate")
+        keys.dropped[gate] = _LONE_GATE
+    else:
+        keys.ours[f"{ours}convolution.gate"] = weights
 
 
 def place_big_matrix_layer(keys: Keys, official: str, ours: str) -> None:
@@ -252,18 +258,26 @@ def _convert(model: OfficialModel, place_layer: Any, leaks: bool) -> Conversion:
     convolutions = convolution_options(shapes, leaks)
     options |= convolutions
     options["input_dropout"] = float(model.options.get("input_dropout") or 0.0)
+    _check_biases(model.state)
     keys = Keys(model.state)
     place_embeddings(keys, options)
     place_optional_norms(keys)
+    place_positions(keys)
     for side in SIDES:
-        options[f"{side}_learned_pos"] = f"{side}.{_POSITIONS}" in keys
-        if options[f"{side}_learned_pos"]:
-            keys.move(f"{side}.{_POSITIONS}")
         for index in range(len(shapes[side])):
             start = f"{side}.layers.{index}."
             place_layer(keys, start, start)
     variant = "muse" if convolutions else "muse_simple"
     return Conversion(variant, options, keys.finish(), keys.dropped)
+
+
+def _check_biases(state: Mapping[str, Tensor]) -> None:
+    """Make sure that every linear map of a layer has its bias, as all models of the release do."""
+    for name, tensor in state.items():
+        matrix = ".layers." in name and tensor.dim() == 2 and ".weight_linear." not in name
+        bias = f"{name.removesuffix('weight')}bias"
+        if matrix and name.endswith("weight") and bias not in state:
+            raise SeqAttnError(f"no parameter {bias}: the state dict is not whole")
 
 
 def _ties(state: Mapping[str, Tensor]) -> dict[str, bool]:

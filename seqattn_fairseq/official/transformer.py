@@ -20,6 +20,7 @@ from seqattn_fairseq.official.fairseq_parts import (
     place_attention,
     place_embeddings,
     place_optional_norms,
+    place_positions,
     shared_options,
 )
 from seqattn_fairseq.transformer.attention import Site
@@ -37,7 +38,6 @@ _IN_LAYER = re.compile(
     r"|(?:(?:self_attn|encoder_attn|final)_layer_norm|layer_norms\.\d|fc1|fc2)\.(?:weight|bias))"
 )
 _LISTED_NORM = re.compile(r"((encoder|decoder)\.layers\.\d+)\.layer_norms\.(\d)\.(\w+)")
-_POSITIONS = "embed_positions.weight"
 _SHARE_ALL = "share_all_embeddings"
 # options of stock fairseq that compute something else with the same parameters
 _REFUSED = ("adaptive_input", "cross_self_attention", "layer_wise_attention", "no_cross_attention")
@@ -142,16 +142,8 @@ def _options(model: OfficialModel) -> dict[str, Any]:
             raise SeqAttnError(f"{name} is set: no variant here computes that")
     options = shared_options(model)
     for side in SIDES:
-        options.pop(f"{side}_layers_to_keep", None)  # what was pruned is not in the file
         options[f"{side}_attention_heads"] = model.option(f"{side}_attention_heads")
         options[f"{side}_ffn_embed_dim"] = model.state[f"{side}.layers.0.fc1.weight"].size(0)
-        learned = model.state.get(f"{side}.{_POSITIONS}")
-        options[f"{side}_learned_pos"] = learned is not None
-        if learned is not None:  # rows: those up to padding, then one a position
-            limit = "max_source_positions" if side == "encoder" else "max_target_positions"
-            options[limit] = learned.size(0) - 2
-    activation = model.options.get("activation_dropout") or model.options.get("relu_dropout")
-    options["activation_dropout"] = float(activation or 0.0)
     _check_ties(options, model.state)
     return {**_ties(model.state), **options, **_norms(model.options, model.state)}
 
@@ -183,10 +175,9 @@ def convert(model: OfficialModel) -> Conversion:
     keys = Keys(model.state)
     place_embeddings(keys, options)
     place_optional_norms(keys)
+    place_positions(keys)
     for side in SIDES:
         keys.drop(f"{side}.embed_positions.weights", "sinusoids, which are computed")
-        if f"{side}.{_POSITIONS}" in keys:
-            keys.move(f"{side}.{_POSITIONS}")
         for index in range(count_layers(model.state, side)):
             _place_layer(keys, side, f"{side}.layers.{index}")
     dropped = {name: why for name, why in keys.dropped.items() if name in state}

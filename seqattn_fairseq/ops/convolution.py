@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqattn_fairseq.ops.backend import select
+from seqattn_fairseq.ops.precision import exact_sums
 
 # Adding shifted products beats multiplying with the band matrix up to a fifth of the length, and
 # up to this many taps; measured forward and backward on a CPU.
@@ -195,7 +196,8 @@ _FORMS = {"reference": _convolve_reference, "torch": _torch_form}
 def _convolve(operation: str, x_BTC: Tensor, taps: Tensor, left: int) -> Tensor:
     form = select(operation, _FORMS)
     x_BTHR = x_BTC.unflatten(2, (taps.size(-2), -1))
-    out: Tensor = form(x_BTHR, *_reachable(taps, left, x_BTC.size(1)))
+    with exact_sums(x_BTC):
+        out: Tensor = form(x_BTHR, *_reachable(taps, left, x_BTC.size(1)))
     return out.flatten(2).to(x_BTC.dtype)
 
 
@@ -238,5 +240,6 @@ def convolution_step(window_RmC: Tensor, x_RnC: Tensor, taps_RnHK: Tensor) -> tu
     dtype = torch.promote_types(x_RnC.dtype, torch.float32)
     windows_RnHdK = seen.to(dtype).unfold(1, size, 1).unflatten(2, (heads, -1))
     taps = taps_RnHK.to(dtype).expand(x_RnC.size(0), new, -1, -1)
-    out = (windows_RnHdK @ taps.unsqueeze(-1)).flatten(2)
+    with exact_sums(x_RnC):
+        out = (windows_RnHdK @ taps.unsqueeze(-1)).flatten(2)
     return out.to(x_RnC.dtype), seen[:, new:]

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqattn_fairseq.ops.backend import select
+from seqattn_fairseq.ops.precision import exact_sums
 
 # Up to this many positions a matrix product beats the Fourier transform.
 _SHORT = {"cpu": 32}
@@ -170,7 +171,7 @@ def ema(
     x = x_BTD.to(torch.promote_types(x_BTD.dtype, c.input_EN.dtype))
     if padding_mask_BT is not None:
         x = x.masked_fill(padding_mask_BT.unsqueeze(-1), 0.0)
-    with torch.autocast(x.device.type, enabled=False):
+    with exact_sums(x):
         y = select("EMA", _FORMS)(x, c, truncation or x.size(1))
     return _activated(y, x_BTD, omega_D)
 
@@ -188,7 +189,7 @@ def ema_step(
     The state is h above. Nothing is truncated.
     """
     x = x_RnD.to(torch.promote_types(x_RnD.dtype, c.input_EN.dtype))
-    with torch.autocast(x.device.type, enabled=False):
+    with exact_sums(x):
         if x.size(1) == 1:
             state = torch.exp(c.log_decay_EN) * state_RDN + c.input_EN * x[:, 0, :, None]
             y = (c.output_EN * state).sum(dim=-1).unsqueeze(1)

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqattn_fairseq.ops.backend import select
+from seqattn_fairseq.ops.precision import exact_sums
 
 # Up to this length the T x T form is the faster; above, time and memory are linear in T.
 _SHORT = 128
@@ -85,15 +86,19 @@ def accumulate(sum_BHde: Tensor | None, y_BHTd: Tensor, z_BHTe: Tensor, exact: b
     ``exact`` sums are in at least float32, others in the dtype of ``y``.
     """
     if exact:
-        y_BHTd, z_BHTe = _wide(y_BHTd, z_BHTe)
-    new = y_BHTd.transpose(-1, -2) @ z_BHTe.to(y_BHTd.dtype)
+        y, z = _wide(y_BHTd, z_BHTe)
+        with exact_sums(y):
+            new = y.transpose(-1, -2) @ z
+    else:
+        new = y_BHTd.transpose(-1, -2) @ z_BHTe.to(y_BHTd.dtype)
     return new if sum_BHde is None else sum_BHde + new
 
 
 def causal_mean_weights(x_BHTd: Tensor, y_BHTd: Tensor, count: Tensor) -> Tensor:
     """Return what f weighs z with, as (B, H, T, T): x_t . y_j / t for j <= t, else 0."""
     x, y = _wide(x_BHTd, y_BHTd)
-    return (x @ y.transpose(-1, -2)).tril() / count
+    with exact_sums(x):
+        return (x @ y.transpose(-1, -2)).tril() / count
 
 
 def _quadratic(x: Tensor, y: Tensor, z: Tensor, start: Tensor | None) -> Tensor:
@@ -167,11 +172,11 @@ def causal_mean(
     """
     if exact or z_BHTe.dtype not in (torch.float16, torch.bfloat16):
         form = select("causal Luna attention", _FORMS)
-        x_BHTd, y_BHTd, z_BHTe = _wide(x_BHTd, y_BHTd, z_BHTe)
+        x, y, z = _wide(x_BHTd, y_BHTd, z_BHTe)
+        with exact_sums(x):
+            out: Tensor = form(x, y, z, start_BHde)
     else:
-        form = _rounded_form
-        x_BHTd = x_BHTd.to(z_BHTe.dtype)
-    out: Tensor = form(x_BHTd, y_BHTd, z_BHTe, start_BHde)
+        out = _rounded_form(x_BHTd.to(z_BHTe.dtype), y_BHTd, z_BHTe, start_BHde)
     return out / count.to(out.dtype)
 
 

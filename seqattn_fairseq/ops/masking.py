@@ -1,6 +1,6 @@
 """Which query may see which key.
 
-Shapes: B batch, H heads, T queries, S keys. True hides.
+Shapes: B batch, T queries, S keys, d head width. True hides.
 """
 
 from __future__ import annotations
@@ -19,14 +19,19 @@ def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
 
 
 def hidden_pairs(
-    scores_BHTS: Tensor, padding_mask_BS: Tensor | None, causal: bool
+    q: Tensor, k: Tensor, padding_mask_BS: Tensor | None, causal: bool
 ) -> Tensor | None:
-    """Return what hides entries of the scores, broadcastable to (B, H, T, S); None if nothing."""
-    queries, keys = scores_BHTS.shape[-2:]
-    hidden = None
-    if causal and queries > 1:
-        hidden = causal_mask(queries, keys, scores_BHTS.device)
-    if padding_mask_BS is not None:
-        padding = padding_mask_BS[:, None, None, :]
-        hidden = padding if hidden is None else hidden | padding
-    return hidden
+    """Return which scores are hidden, broadcastable to (B, ..., T, S); None if none is.
+
+    Args:
+        q: (B, ..., T, d) queries, with or without heads.
+        k: (B, ..., S, d) keys.
+        padding_mask_BS: True at keys nobody may see; None if there are none.
+        causal: query t sees the keys up to S - T + t only.
+    """
+    queries, keys = q.size(-2), k.size(-2)
+    hidden = causal_mask(queries, keys, q.device) if causal and queries > 1 else None
+    if padding_mask_BS is None:
+        return hidden
+    padding = padding_mask_BS.view(padding_mask_BS.size(0), *[1] * (k.dim() - 2), keys)
+    return padding if hidden is None else hidden | padding

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqattn_fairseq.ops.backend import select
-from seqattn_fairseq.ops.masking import causal_mask
+from seqattn_fairseq.ops.masking import hidden_pairs
 
 # The normal distribution function that has value and slope of relu(x)^2 at sqrt(2) (equation 16),
 # in the digits of the released code
@@ -69,16 +69,6 @@ def rotary_distances(alpha_Z: Tensor, beta_Z: Tensor, least: int, most: int) -> 
     return angle.cos() @ (a1 * b1 + a2 * b2) - angle.sin() @ (a1 * b2 - a2 * b1)
 
 
-def _hidden(
-    queries: int, keys: int, padding_mask_MS: Tensor | None, causal: bool, device: torch.device
-) -> Tensor | None:
-    hidden = causal_mask(queries, keys, device) if causal and queries > 1 else None
-    if padding_mask_MS is None:
-        return hidden
-    padding = padding_mask_MS.unsqueeze(1)
-    return padding if hidden is None else hidden | padding
-
-
 def _key_counts(
     queries: int, keys: int, padding_mask_MS: Tensor | None, causal: bool, like: Tensor
 ) -> Tensor | int:
@@ -96,7 +86,7 @@ def _fast_weights(
     q: Tensor, k: Tensor, bias: Tensor, mask: Tensor | None, causal: bool, activation: str
 ) -> Tensor:
     queries, keys = q.size(1), k.size(1)
-    hidden = _hidden(queries, keys, mask, causal, q.device)
+    hidden = hidden_pairs(q, k, mask, causal)
     wide = torch.promote_types(q.dtype, torch.float32)
     if activation == "softmax":
         scores = ((q * q.size(-1) ** -0.5) @ k.transpose(1, 2)).to(wide) + bias.to(wide)

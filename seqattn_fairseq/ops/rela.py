@@ -16,10 +16,8 @@ from torch.nn import functional as F
 
 from seqattn_fairseq.ops.backend import select
 from seqattn_fairseq.ops.masking import hidden_pairs
-
-
-def _squared_relu(scores: Tensor) -> Tensor:
-    return F.relu(scores).square()
+from seqattn_fairseq.ops.mega import relu2
+from seqattn_fairseq.ops.precision import exact_sums
 
 
 def _identity(scores: Tensor) -> Tensor:
@@ -29,7 +27,7 @@ def _identity(scores: Tensor) -> Tensor:
 # All map 0 to 0, so that a hidden score of 0 is a weight of 0.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
-    "relu2": _squared_relu,
+    "relu2": relu2,
     "gelu": F.gelu,
     "leaky_relu": F.leaky_relu,
     "identity": _identity,
@@ -48,7 +46,7 @@ def rela_weights(
     They are not a distribution; a row may be all zero ("null attention").
     """
     scores = q_BHTd @ k_BHSd.transpose(-1, -2)
-    hidden = hidden_pairs(scores, padding_mask_BS, causal)
+    hidden = hidden_pairs(q_BHTd, k_BHSd, padding_mask_BS, causal)
     # a select, not a product with 0: an infinite score must not become NaN
     visible = scores if hidden is None else scores.masked_fill(hidden, 0.0)
     return ACTIVATIONS[activation](visible)
@@ -71,7 +69,8 @@ def _torch_form(
         weights = F.dropout(weights, dropout)
     if weights.dtype == torch.float16:
         # unnormalised sums overflow float16
-        return weights.float() @ v.float()
+        with exact_sums(v):
+            return weights.float() @ v.float()
     return weights @ v
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqattn_fairseq.ops.backend import select
-from seqattn_fairseq.ops.masking import causal_mask, hidden_pairs
+from seqattn_fairseq.ops.masking import hidden_pairs
 
 # Up to this many keys the explicit form beats torch's fused kernel on a CPU.
 _SHORT = 128
@@ -25,7 +25,7 @@ def softmax_weights(
     cached keys. A row without a visible key is all zero.
     """
     scores = q_BHTd @ k_BHSd.transpose(-1, -2)
-    hidden = hidden_pairs(scores, padding_mask_BS, causal)
+    hidden = hidden_pairs(q_BHTd, k_BHSd, padding_mask_BS, causal)
     if hidden is None:
         return _softmax(scores)
     weights = _softmax(scores.masked_fill(hidden, float("-inf")))
@@ -51,16 +51,9 @@ def _fused(
     if q.device.type == "cpu" and (k.size(2) <= _SHORT or dropout):
         return _explicit(q, k, v, mask, causal, dropout)
     square = causal and mask is None and q.size(2) == k.size(2)
-    visible = None if square else _visible(q, k, mask, causal)
+    hidden = None if square else hidden_pairs(q, k, mask, causal)
+    visible = None if hidden is None else ~hidden
     return F.scaled_dot_product_attention(q, k, v, visible, dropout, is_causal=square, scale=1.0)
-
-
-def _visible(q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> Tensor | None:
-    pairs = causal_mask(q.size(2), k.size(2), q.device) if causal and q.size(2) > 1 else None
-    if mask is not None:
-        keys = mask[:, None, None, :]
-        pairs = keys if pairs is None else pairs | keys
-    return None if pairs is None else ~pairs
 
 
 def softmax_attention_reference(

@@ -194,7 +194,7 @@ def masked_scores(
     The arguments are those of :func:`seqattn_fairseq.ops.softmax.softmax_attention`.
     """
     scores = q_BHTd @ k_BHSd.transpose(-1, -2)
-    hidden = hidden_pairs(scores, padding_mask_BS, causal)
+    hidden = hidden_pairs(q_BHTd, k_BHSd, padding_mask_BS, causal)
     return scores if hidden is None else scores.masked_fill(hidden, float("-inf"))
 
 

@@ -48,7 +48,6 @@ class Comparison:
     gradient_error: float = 0.0
     misses: list[str] = field(default_factory=list)
     _seen: set[str] = field(default_factory=set)
-    _excused: set[str] = field(default_factory=set)
 
     def output(self, name: str, actual: Tensor, where: Tensor | None = None) -> None:
         """Compare with the array ``output/<name>``.
@@ -95,10 +94,6 @@ class Comparison:
         if not passed:
             self.misses.append(f"{name} differs")
 
-    def excuse(self, array: str) -> None:
-        """Leave an array out on purpose; a comment where this is called says why."""
-        self._excused.add(array)
-
     @property
     def checked(self) -> int:
         """The number of arrays compared."""
@@ -108,10 +103,10 @@ class Comparison:
         """Make sure that nothing the official code computed was overlooked.
 
         Raises:
-            UninterpretableError: arrays were neither compared nor excused, or none was compared.
+            UninterpretableError: arrays were not compared, or none was.
         """
         results = {n for n in self.golden.arrays if n.startswith(("output/", "grad"))}
-        overlooked = sorted(results - self._seen - self._excused)
+        overlooked = sorted(results - self._seen)
         if overlooked:
             some = ", ".join(overlooked[:4]) + (", ..." if len(overlooked) > 4 else "")
             raise UninterpretableError(f"arrays that this kind of file should not hold: {some}")

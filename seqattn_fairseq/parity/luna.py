@@ -58,7 +58,7 @@ def _mask(golden: Golden, name: str) -> Tensor | None:
 
 
 def _leaf(golden: Golden, name: str) -> Tensor:
-    """Return an input that collects a gradient; a stand-in for one that the file lacks."""
+    """Return an input that collects a gradient."""
     return golden.leaf(f"input/{name}")
 
 
@@ -155,17 +155,15 @@ def _causal_attention(golden: Golden, comparison: Comparison) -> None:
         tie_kv=config["tie_kv"],
         bias=config.get("bias", True),
         activation=activation_of(golden),
-        ignore_padding=True,
     ).eval()
     inputs = {name: _leaf(golden, name) for name in ("query", "pquery")}
     x, mask_P = _swap(inputs["query"]), _mask(golden, "input/pkey_padding_mask")
-    mask_T = _mask(golden, "input/key_padding_mask")
 
     def run(attn: LunaCausalAttention) -> dict[str, Tensor]:
         pquery = attn.pack_query(_swap(inputs["pquery"]))
-        out = attn(x, pquery, mask_P, mask_T)
+        out = attn(x, pquery, mask_P)  # padding is read like any other position
         with backend("reference"):
-            recurrent = attn(x, pquery, mask_P, mask_T)
+            recurrent = attn(x, pquery, mask_P)
         pack, (k, _) = attn.pack_weights(x, pquery), attn.keys_and_values(("c", "k", "v"), x)
         scores = causal_mean(attn.queries("q", x), k, pack, counted(None, x.size(1), x))
         return {
@@ -242,7 +240,6 @@ def _layer(golden: Golden, side: str, place: Callable[[Keys, str, str], None]) -
         activation_fn=config.get("activation_fn", "relu"),
         untie_luna_kv=not config["tie_kv"],
         luna_activation=activation_of(golden),
-        luna_ignore_target_padding=True,
     )
     make = getattr(get_variant("luna"), f"{side}_layer")
     keys = Keys(without_offset(leaves, golden.meta.get("ln_weight_offset", 0.0)))

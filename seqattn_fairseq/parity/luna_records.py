@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from seqattn_fairseq.official.conversion import Conversion, OfficialModel
 from seqattn_fairseq.official.luna import ORIGINS
 from seqattn_fairseq.optim.apollo import Apollo
-from seqattn_fairseq.parity.comparison import Comparison, Kind
+from seqattn_fairseq.parity.comparison import Comparison, Kind, UninterpretableError
 from seqattn_fairseq.parity.golden import Golden
 from seqattn_fairseq.parity.modules import dictionary_of
 from seqattn_fairseq.transformer.config import SIDES
@@ -174,7 +174,7 @@ def _manifest(golden: Golden, comparison: Comparison) -> None:
         _check_model(comparison, name, models[name], conversion, official)
     for key, statistics in golden.meta.items():
         if key.startswith("init_stats"):
-            name = next(n for n in models if set(statistics) <= _anonymous(models[n]))
+            name = max(models, key=lambda n: len(statistics.keys() & _anonymous(models[n])))
             _check_initialisation(comparison, key, statistics, *conversions[name])
 
 
@@ -240,7 +240,11 @@ def _check_initialisation(
     conversion: Conversion,
     official: dict[str, Tensor],
 ) -> None:
-    """Compare mean, deviation and largest entry with those of a model initialised here."""
+    """Compare mean, deviation and largest entry with those of a model initialised here.
+
+    Raises:
+        UninterpretableError: statistics are of no parameter here, and of none that was dropped.
+    """
     embeddings = [conversion.state[f"{side}.embed_tokens.weight"].size(0) for side in SIDES]
     torch.manual_seed(1)
     fresh = dict(_build(conversion.options, *embeddings).named_parameters(remove_duplicate=False))
@@ -249,9 +253,12 @@ def _check_initialisation(
         theirs = next((n for n, t in official.items() if t is tensor), None)
         if theirs is not None:
             by_name[_numberless(theirs)].append(fresh[ours].detach())
+    dropped = {_numberless(name) for name in conversion.dropped}
     for name, expected in statistics.items():
         if by_name[name]:
             comparison.check(f"{key}: {name}", _is_alike(by_name[name], expected))
+        elif name not in dropped:
+            raise UninterpretableError(f"{key}: {name} is no parameter here")
 
 
 def _is_alike(layers: list[Tensor], expected: list[float]) -> bool:

@@ -71,7 +71,7 @@ def run_file(path: Path, kinds: Sequence[Kind], tolerance: Tolerance) -> Row:
         comparison.finish()
     except (UninterpretableError, SeqAttnError) as error:
         return Row(path, kind, reason=str(error))
-    except (KeyError, ValueError, TypeError, RuntimeError, IndexError) as error:
+    except Exception as error:
         # an array or option of an unforeseen shape: the file's fault as far as we can tell
         reason = str(error).partition("\n")[0]
         return Row(path, kind, reason=f"{type(error).__name__}: {reason}")

@@ -122,9 +122,8 @@ class MultiheadAttention(nn.Module):
         x = x_RnC.reshape(cache.key_BHSd.size(0), -1, x_RnC.size(-1))
         y = self._attended(x, cache.key_BHSd, cache.value_BHSd, cache.padding_mask_BS, log)
         if log is not None:
-            sentences = log[self.site.value].pop()
-            beams = sentences.unflatten(2, (-1, x_RnC.size(1))).transpose(1, 2)
-            log[self.site.value].append(beams.flatten(0, 1))
+            weights = log[self.site.value].pop()
+            log[self.site.value].append(by_hypothesis(weights, x_RnC.size(1)))
         return y.view_as(x_RnC)
 
     def _attended(
@@ -156,3 +155,9 @@ class MultiheadAttention(nn.Module):
 def join_heads(x_BHTd: Tensor) -> Tensor:
     """Return (B, T, C) of (B, H, T, d): head h becomes the channels h d .. (h + 1) d - 1."""
     return x_BHTd.transpose(1, 2).flatten(2)
+
+
+def by_hypothesis(x_BHTe: Tensor, positions: int) -> Tensor:
+    """Return (R, H, n, e) of what has the n positions of a sentence's hypotheses in one row."""
+    by_beam: Tensor = x_BHTe.unflatten(2, (-1, positions)).transpose(1, 2)
+    return by_beam.flatten(0, 1)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -58,6 +59,40 @@ class LayerCache(ABC):
     @abstractmethod
     def reorder_memory(self, order_B: Tensor) -> None:
         """Let row b of the memory-side state be the old row ``order_B[b]``."""
+
+
+class TargetSide(Protocol):
+    """State of the target positions so far, one row per hypothesis."""
+
+    def reorder(self, order_R: Tensor) -> None:
+        """Let row r continue the old row ``order_R[r]``."""
+
+
+class MemorySide(Protocol):
+    """State made of the memory, one row per sentence."""
+
+    def reorder_memory(self, order_B: Tensor) -> None:
+        """Let row b be the old row ``order_B[b]``."""
+
+
+TargetT = TypeVar("TargetT", bound=TargetSide)
+MemoryT = TypeVar("MemoryT", bound=MemorySide)
+
+
+class TwoSidedCache(LayerCache, Generic[TargetT, MemoryT]):
+    """The usual state of a decoder layer: what it keeps of the target, and of the memory."""
+
+    def __init__(self, target: TargetT, cross: MemoryT) -> None:
+        self.target = target
+        self.cross = cross
+
+    def reorder(self, order_R: Tensor) -> None:
+        """See :class:`LayerCache`."""
+        self.target.reorder(order_R)
+
+    def reorder_memory(self, order_B: Tensor) -> None:
+        """See :class:`LayerCache`."""
+        self.cross.reorder_memory(order_B)
 
 
 class KeyValueCache:

@@ -169,8 +169,8 @@ def stack_config(cfg: EncoderDecoderConfig, side: str) -> StackConfig:
     """Return the options of ``side`` ("encoder" or "decoder").
 
     Raises:
-        SeqAttnError: a count is not positive, a probability not in 0 to 1, a kept layer does not
-            exist, or the heads do not divide the width.
+        SeqAttnError: a count or length is not positive, a probability not in 0 to 1, a kept layer
+            does not exist, or the heads do not divide the width.
     """
     stack = StackConfig(
         embed_dim=getattr(cfg, f"{side}_embed_dim"),
@@ -182,10 +182,12 @@ def stack_config(cfg: EncoderDecoderConfig, side: str) -> StackConfig:
         layerdrop=getattr(cfg, f"{side}_layerdrop"),
     )
     _check_stack(stack, side)
+    check_within_positions(cfg, side, "1 position", 1)
+    if not cfg.layer_norm_eps > 0:
+        raise SeqAttnError(f"--layer-norm-eps is {cfg.layer_norm_eps}, but must be above 0")
     dropouts = ("dropout", "word_dropout", "attention_dropout", "activation_dropout")
     for name in (*dropouts, f"{side}_layerdrop"):
-        if not 0 <= getattr(cfg, name) <= 1:
-            raise SeqAttnError(f"{_flag(name)} is {getattr(cfg, name)}, but must be from 0 to 1")
+        check_probability(name, getattr(cfg, name))
     return stack
 
 
@@ -204,7 +206,7 @@ def kept_layers(cfg: EncoderDecoderConfig, side: str) -> list[int]:
     if not keep:
         return list(range(layers))
     kept = keep.split(",")
-    valid = [index for index in map(str.strip, kept) if index.isdigit() and int(index) < layers]
+    valid = [index for index in map(str.strip, kept) if index.isdecimal() and int(index) < layers]
     if len(set(map(int, valid))) < len(kept):
         raise SeqAttnError(
             f"{_flag(f'{side}_layers_to_keep')} {keep}: needs different layers, counted from 0, "
@@ -222,6 +224,27 @@ def check_positive(stack: StackConfig, side: str, name: str) -> None:
     if getattr(stack, name) < 1:
         flag = _flag(f"{side}_{name}")
         raise SeqAttnError(f"{flag} is {getattr(stack, name)}, but must be at least 1")
+
+
+def check_within_positions(cfg: EncoderDecoderConfig, side: str, what: str, length: int) -> None:
+    """Make sure that ``what``, of a certain length, fits into the longest sequence of a side.
+
+    Raises:
+        SeqAttnError: it does not.
+    """
+    limit = "max_source_positions" if side == "encoder" else "max_target_positions"
+    if length > getattr(cfg, limit):
+        raise SeqAttnError(f"{what} exceeds {_flag(limit)} {getattr(cfg, limit)}")
+
+
+def check_probability(name: str, value: float) -> None:
+    """Make sure that the value of the option ``name`` is a probability.
+
+    Raises:
+        SeqAttnError: it is not.
+    """
+    if not 0 <= value <= 1:
+        raise SeqAttnError(f"{_flag(name)} is {value}, but must be from 0 to 1")
 
 
 def _check_stack(stack: StackConfig, side: str) -> None:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.transformer.config import EncoderDecoderConfig
+from seqattn_fairseq.transformer.dropout import active_rate
 from seqattn_fairseq.transformer.norms import make_norm
 
 
@@ -130,8 +131,8 @@ class TokenDropout(FairseqDropout):
 
     def forward(self, x_BTC: Tensor, inplace: bool = False) -> Tensor:
         """Return (B, T, C) with some tokens' vectors zero and the others scaled to make up."""
-        active = self.p > 0 and (self.training or self.apply_during_inference)
-        return F.dropout1d(x_BTC, self.p, inplace=inplace) if active else x_BTC
+        rate = active_rate(self)
+        return F.dropout1d(x_BTC, rate, inplace=inplace) if rate > 0 else x_BTC
 
 
 class EmbedsTokens:

@@ -14,7 +14,13 @@ from fairseq.modules import FairseqDropout
 from torch import Tensor, nn
 
 from seqattn_fairseq.transformer.attention import AttentionLog, MultiheadAttention
-from seqattn_fairseq.transformer.cache import KeyValueCache, LayerCache, Memory, MemoryCache
+from seqattn_fairseq.transformer.cache import (
+    KeyValueCache,
+    LayerCache,
+    Memory,
+    MemoryCache,
+    TwoSidedCache,
+)
 from seqattn_fairseq.transformer.config import (
     EncoderDecoderConfig,
     check_positive,
@@ -122,20 +128,8 @@ class EncoderLayer(ResidualLayer):
         return replace(memory, x_BSC=self.feed_forward(x_BSC))
 
 
-class AttentionLayerCache(LayerCache):
-    """Target keys and values per hypothesis, memory keys and values per sentence."""
-
-    def __init__(self, cross: MemoryCache) -> None:
-        self.target = KeyValueCache()
-        self.cross = cross
-
-    def reorder(self, order_R: Tensor) -> None:
-        """See :class:`LayerCache`."""
-        self.target.reorder(order_R)
-
-    def reorder_memory(self, order_B: Tensor) -> None:
-        """See :class:`LayerCache`."""
-        self.cross.reorder_memory(order_B)
+# keys and values of the target and of the memory
+AttentionLayerCache = TwoSidedCache[KeyValueCache, MemoryCache]
 
 
 class DecoderLayer(ResidualLayer):
@@ -175,7 +169,7 @@ class DecoderLayer(ResidualLayer):
 
     def new_cache(self, memory: Memory) -> tuple[AttentionLayerCache, Memory]:
         """See :class:`DecoderBlock`."""
-        return AttentionLayerCache(self.encoder_attn.memory_cache(memory)), memory
+        return TwoSidedCache(KeyValueCache(), self.encoder_attn.memory_cache(memory)), memory
 
     def step(
         self, x_RnC: Tensor, cache: AttentionLayerCache, log: AttentionLog | None = None

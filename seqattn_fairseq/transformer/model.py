@@ -22,9 +22,11 @@ from torch import Tensor, nn
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.transformer.attention import AttentionLog, Site
 from seqattn_fairseq.transformer.config import (
+    SIDES,
     SIZES,
     EncoderDecoderConfig,
     kept_layers,
+    stack_config,
     ties_output,
 )
 from seqattn_fairseq.transformer.decoder import Decoder
@@ -75,6 +77,8 @@ class SeqAttnModel(FairseqEncoderDecoderModel):
         sides = cls.variant.encoder_and_decoder(cfg)
         cfg = resolve_official(cfg, sides)
         _check_pruning(cfg)
+        for side in SIDES:
+            stack_config(cfg, side)  # before layers compute with what it refuses
         source_tokens, target_tokens = _embeddings(cfg, source, target)
         read = sides[1].companion is not None
         make_companion = sides[0].companion or sides[1].companion

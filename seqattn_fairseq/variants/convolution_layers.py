@@ -22,8 +22,9 @@ from seqattn_fairseq.ops.convolution import (
     taps_outside,
 )
 from seqattn_fairseq.transformer.attention import AttentionLog, Site
-from seqattn_fairseq.transformer.cache import LayerCache, Memory, MemoryCache
+from seqattn_fairseq.transformer.cache import Memory, MemoryCache, TwoSidedCache
 from seqattn_fairseq.transformer.config import EncoderDecoderConfig
+from seqattn_fairseq.transformer.dropout import active_rate
 from seqattn_fairseq.transformer.layers import ResidualLayer
 from seqattn_fairseq.transformer.norms import make_norm
 from seqattn_fairseq.variants.softmax import make_softmax
@@ -158,11 +159,9 @@ class Convolution(nn.Module):
         return tap_softmax(logits, hidden_BTK) if self.rules.softmax else logits
 
     def _dropped(self, taps: Tensor, x_BTC: Tensor) -> Tensor:
-        module = self.dropout_module
-        drops = module.p > 0 and (self.training or module.apply_during_inference)
-        if drops and not self.rules.shared_dropout:
+        if active_rate(self.dropout_module) > 0 and not self.rules.shared_dropout:
             taps = self._everywhere(taps, x_BTC)
-        dropped: Tensor = module(taps)
+        dropped: Tensor = self.dropout_module(taps)
         return dropped
 
     def _biased(self, out: Tensor) -> Tensor:
@@ -317,20 +316,8 @@ class ConvolutionEncoderLayer(ConvolutionLayer):
         return replace(memory, x_BSC=self.feed_forward(x_BSC))
 
 
-class ConvolutionLayerCache(LayerCache):
-    """The convolution's window per hypothesis, memory keys and values per sentence."""
-
-    def __init__(self, cross: MemoryCache) -> None:
-        self.target = ConvolutionState()
-        self.cross = cross
-
-    def reorder(self, order_R: Tensor) -> None:
-        """See :class:`LayerCache`."""
-        self.target.reorder(order_R)
-
-    def reorder_memory(self, order_B: Tensor) -> None:
-        """See :class:`LayerCache`."""
-        self.cross.reorder_memory(order_B)
+# the convolution's window, and keys and values of the memory
+ConvolutionLayerCache = TwoSidedCache[ConvolutionState, MemoryCache]
 
 
 class ConvolutionDecoderLayer(ConvolutionLayer):
@@ -361,7 +348,7 @@ class ConvolutionDecoderLayer(ConvolutionLayer):
 
     def new_cache(self, memory: Memory) -> tuple[ConvolutionLayerCache, Memory]:
         """See :class:`DecoderBlock`."""
-        return ConvolutionLayerCache(self.encoder_attn.memory_cache(memory)), memory
+        return TwoSidedCache(ConvolutionState(), self.encoder_attn.memory_cache(memory)), memory
 
     def step(
         self, x_RnC: Tensor, cache: ConvolutionLayerCache, log: AttentionLog | None = None

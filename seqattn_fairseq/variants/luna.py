@@ -44,9 +44,6 @@ class LunaConfig(EncoderDecoderConfig):
     luna_activation: ChoiceEnum(list(ACTIVATIONS)) = option(  # type: ignore[valid-type]
         "softplus2", "positive activation of the causal pack: log2(1 + 2^x), or elu(x) + 1"
     )
-    luna_ignore_target_padding: bool = option(
-        False, "padded target positions enter sums and counts (official code); moves left padding"
-    )
     luna_low_precision_sums: bool = option(
         False,
         "under half precision, running sums and the position count of decoding are in half "
@@ -54,9 +51,13 @@ class LunaConfig(EncoderDecoderConfig):
     )
 
 
-# what the official code does and this project does only if asked to
+# What the official code does and this project does only if asked to. No option brings back: the
+# pack's softmax in half precision (its result is rounded to that anyway); weights of the decoder
+# over the rows of P in place of the source, which no alignment can use; a search cache of the
+# source that keeps its sentences' order, right only while hypotheses stay within theirs.
 OFFICIAL: Mapping[str, Any] = {
-    "luna_ignore_target_padding": True,
+    # padding enters sums and counts: moves targets that are padded on the left
+    "target_padding_visible": True,
     "luna_low_precision_sums": True,
 }
 

@@ -22,7 +22,8 @@ from seqattn_fairseq.ops.luna import (
     softmax_over_p,
 )
 from seqattn_fairseq.ops.softmax import softmax_attention, softmax_weights
-from seqattn_fairseq.transformer.attention import AttentionLog, Site, join_heads
+from seqattn_fairseq.transformer.attention import AttentionLog, Site, by_hypothesis, join_heads
+from seqattn_fairseq.transformer.dropout import active_rate
 
 
 def _projections(names: str, dim: int, bias: bool) -> dict[str, nn.Linear]:
@@ -39,13 +40,6 @@ def _output_projection(dim: int, bias: bool) -> nn.Linear:
     if bias:
         nn.init.zeros_(projection.bias)
     return projection
-
-
-def by_hypothesis(x_BHTe: Tensor, positions: int) -> Tensor:
-    """Return (R, H, n, e) of what has the n positions of a sentence's hypotheses in one row."""
-    batch, heads, _, width = x_BHTe.shape
-    rows = x_BHTe.view(batch, heads, -1, positions, width).transpose(1, 2)
-    return rows.flatten(0, 1)
 
 
 class ProjectsHeads(nn.Module):
@@ -96,12 +90,6 @@ class ProjectsHeads(nn.Module):
         out: Tensor = self.out_proj(joined)
         return out
 
-    @property
-    def dropout(self) -> float:
-        """The dropout that applies now; zero outside training, unless it is retained."""
-        module = self.dropout_module
-        return module.p if module.training or module.apply_during_inference else 0.0
-
 
 class LunaAttention(ProjectsHeads):
     """Softmax attention in two steps: P reads the context, then the queries read P.
@@ -135,7 +123,8 @@ class LunaAttention(ProjectsHeads):
         """Return what P reads of the context, (B, L, C): joined heads, not projected."""
         q_BPLd = self.queries("pq", p_BLC, self.pack_heads)
         k, v = self.keys_and_values(("pc", "pk", "pv"), context_BSC, self.pack_heads)
-        return join_heads(softmax_attention(q_BPLd, k, v, padding_mask_BS, False, self.dropout))
+        rate = active_rate(self.dropout_module)
+        return join_heads(softmax_attention(q_BPLd, k, v, padding_mask_BS, False, rate))
 
     def pack_weights(
         self, p_BLC: Tensor, context_BSC: Tensor, padding_mask_BS: Tensor | None
@@ -153,8 +142,8 @@ class LunaAttention(ProjectsHeads):
         self, x_BTC: Tensor, key_BHLd: Tensor, value_BHLd: Tensor, padding_mask_BL: Tensor | None
     ) -> Tensor:
         """Return what the queries read of the packed context, (B, T, C)."""
-        q = self.queries("q", x_BTC)
-        h = softmax_attention(q, key_BHLd, value_BHLd, padding_mask_BL, False, self.dropout)
+        q, rate = self.queries("q", x_BTC), active_rate(self.dropout_module)
+        h = softmax_attention(q, key_BHLd, value_BHLd, padding_mask_BL, False, rate)
         return self.project_out(h)
 
     def unpack_weights(
@@ -223,7 +212,6 @@ class LunaCausalAttention(ProjectsHeads):
         tie_kv: keys and values are one projection.
         bias: whether projections have one.
         activation: what makes the pack's weights positive, a name of ``ops.luna.ACTIVATIONS``.
-        ignore_padding: padding enters sums and counts, as in the official code.
         exact_sums: see :class:`RunningSums`.
     """
 
@@ -237,13 +225,11 @@ class LunaCausalAttention(ProjectsHeads):
         tie_kv: bool = True,
         bias: bool = True,
         activation: str = "softplus2",
-        ignore_padding: bool = False,
         exact_sums: bool = True,
     ) -> None:
         names = "pq q pc c" if tie_kv else "pq q pc k v"
         super().__init__(names, dim, num_heads, dropout, bias)
         self.activation = activation
-        self.ignore_padding = ignore_padding
         self.exact_sums = exact_sums
 
     def pack_query(self, p_BLC: Tensor) -> Tensor:
@@ -274,11 +260,10 @@ class LunaCausalAttention(ProjectsHeads):
             padding_mask_BT: True at padding of the target, wherever it is.
             log: receives the weights of target positions over each other.
         """
-        mask = None if self.ignore_padding else padding_mask_BT
         pack = self.pack_weights(x_BTC, pquery_BHLd)
-        if mask is not None:
-            pack = pack.masked_fill(mask[:, None, :, None], 0.0)
-        count = counted(mask, x_BTC.size(1), x_BTC)
+        if padding_mask_BT is not None:
+            pack = pack.masked_fill(padding_mask_BT[:, None, :, None], 0.0)
+        count = counted(padding_mask_BT, x_BTC.size(1), x_BTC)
         return self._read(x_BTC, pack, padding_mask_BL, count, None, log)
 
     def step(

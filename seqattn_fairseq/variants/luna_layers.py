@@ -14,8 +14,8 @@ from fairseq.modules import FairseqDropout
 from torch import Tensor, nn
 
 from seqattn_fairseq.errors import SeqAttnError
-from seqattn_fairseq.transformer.attention import AttentionLog, Site
-from seqattn_fairseq.transformer.cache import LayerCache, Memory
+from seqattn_fairseq.transformer.attention import AttentionLog, Site, by_hypothesis
+from seqattn_fairseq.transformer.cache import Memory, TwoSidedCache
 from seqattn_fairseq.transformer.embedding import SinusoidalPositions
 from seqattn_fairseq.transformer.encoder import Companion
 from seqattn_fairseq.transformer.layers import LayerPlace, ResidualLayer
@@ -24,7 +24,6 @@ from seqattn_fairseq.variants.luna_attention import (
     LunaAttention,
     LunaCausalAttention,
     RunningSums,
-    by_hypothesis,
 )
 
 if TYPE_CHECKING:
@@ -78,7 +77,6 @@ def make_causal_attention(cfg: LunaConfig) -> LunaCausalAttention:
         cfg.attention_dropout,
         tie_kv=not cfg.untie_luna_kv,
         activation=str(cfg.luna_activation),
-        ignore_padding=cfg.luna_ignore_target_padding,
         exact_sums=not cfg.luna_low_precision_sums,
     )
 
@@ -233,7 +231,7 @@ class SourceSide:
     memory: Memory
     rows_B: Tensor | None = None
 
-    def select(self, order_B: Tensor) -> None:
+    def reorder_memory(self, order_B: Tensor) -> None:
         """Let row b be the old row ``order_B[b]``; the long memory is not copied."""
         for name in ("pquery_BHLd", "key_BHLd", "value_BHLd", "padding_mask_BL", "p_BLC"):
             tensor = getattr(self, name)
@@ -247,20 +245,8 @@ class SourceSide:
         return attn.pack_weights(self.p_BLC, memory.x_BSC, memory.padding_mask_BS)
 
 
-class LunaLayerCache(LayerCache):
-    """Sums over the target per hypothesis, P and the packed source per sentence."""
-
-    def __init__(self, source: SourceSide, exact_sums: bool) -> None:
-        self.source = source
-        self.sums = RunningSums(exact_sums)
-
-    def reorder(self, order_R: Tensor) -> None:
-        """See :class:`LayerCache`."""
-        self.sums.reorder(order_R)
-
-    def reorder_memory(self, order_B: Tensor) -> None:
-        """See :class:`LayerCache`."""
-        self.source.select(order_B)
+# sums over the target, and P with the packed source
+LunaLayerCache = TwoSidedCache[RunningSums, SourceSide]
 
 
 class LunaDecoderLayer(LunaLayer):
@@ -307,16 +293,16 @@ class LunaDecoderLayer(LunaLayer):
     def new_cache(self, memory: Memory) -> tuple[LunaLayerCache, Memory]:
         """See :class:`DecoderBlock`."""
         source, memory = self.read_source(memory)
-        return LunaLayerCache(source, self.self_attn.exact_sums), memory
+        return TwoSidedCache(RunningSums(self.self_attn.exact_sums), source), memory
 
     def step(self, x_RnC: Tensor, cache: LunaLayerCache, log: AttentionLog | None = None) -> Tensor:
         """See :class:`DecoderBlock`; logs no weights over the target, of which sums are left."""
-        source = cache.source
+        source = cache.cross
         x_RnC = self.residual(
             x_RnC,
             self.self_attn_layer_norm,
             lambda x: self.self_attn.step(
-                x, source.pquery_BHLd, source.padding_mask_BL, cache.sums
+                x, source.pquery_BHLd, source.padding_mask_BL, cache.target
             ),
         )
         return self._read_and_feed(x_RnC, source, log)
@@ -334,5 +320,6 @@ class LunaDecoderLayer(LunaLayer):
         if log is not None:
             unpack = attn.unpack_weights(x_BTC, key, mask)
             attn.log_weights(log, unpack, source.pack_weights(attn))
-            log[attn.site.value].append(by_hypothesis(log[attn.site.value].pop(), x_RnC.size(1)))
+            weights = log[attn.site.value].pop()
+            log[attn.site.value].append(by_hypothesis(weights, x_RnC.size(1)))
         return attn.unpack(x_BTC, key, source.value_BHLd, mask).view_as(x_RnC)

@@ -16,8 +16,14 @@ from torch import Tensor, nn
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.ops.mega import ATTENTIONS
 from seqattn_fairseq.transformer.attention import AttentionLog
-from seqattn_fairseq.transformer.cache import LayerCache, Memory
-from seqattn_fairseq.transformer.config import SIDES, EncoderDecoderConfig, option
+from seqattn_fairseq.transformer.cache import Memory, TwoSidedCache
+from seqattn_fairseq.transformer.config import (
+    SIDES,
+    EncoderDecoderConfig,
+    check_probability,
+    check_within_positions,
+    option,
+)
 from seqattn_fairseq.transformer.layers import LayerPlace
 from seqattn_fairseq.transformer.registry import Preset, PublishedCount, Variant
 from seqattn_fairseq.variants.mega_modules import MegaSide, NormalizedFeedForward
@@ -38,8 +44,12 @@ class MegaConfig(EncoderDecoderConfig):
     """Mega; its order of words comes from moving average and biases, so positions are off."""
 
     no_token_positional_embeddings: bool = option(True, "no position embeddings")
-    encoder_attention_heads: int = option(1, "not read: Mega has one head")
-    decoder_attention_heads: int = option(1, "not read: Mega has one head")
+    encoder_attention_heads: int = option(
+        1, "Mega has one head whatever this says; must divide the width all the same"
+    )
+    decoder_attention_heads: int = option(
+        1, "Mega has one head whatever this says; must divide the width all the same"
+    )
 
     encoder_hidden_dim: int = option(1024, "encoder width of values")
     encoder_z_dim: int = option(128, "encoder width of queries and keys")
@@ -72,6 +82,9 @@ class MegaConfig(EncoderDecoderConfig):
     mega_activation_fn: ChoiceEnum(  # type: ignore[valid-type]
         ["silu", *get_available_activation_fns()]
     ) = option("silu", "activation of values, candidates and feed-forward (not --activation-fn)")
+    activation_fn: ChoiceEnum(get_available_activation_fns()) = option(  # type: ignore[valid-type]
+        "relu", "not read by Mega: see --mega-activation-fn"
+    )
     truncation_length: Optional[int] = option(  # noqa: UP045
         None,
         "lags of the moving average that count, in whole sequences (steps never truncate); "
@@ -165,10 +178,11 @@ def _check_options(cfg: Any, side: MegaSide) -> None:
         raise SeqAttnError(
             f"--truncation-length is {cfg.truncation_length}, but must be at least 1, or 0 for none"
         )
-    if side.init_std < 0:
+    what = f"--{side.name}-chunk-size {side.chunk_size}"
+    check_within_positions(cfg, side.name, what, side.chunk_size)
+    if not side.init_std >= 0:
         raise SeqAttnError(f"--mega-init-std is {side.init_std}, but must be at least 0")
-    if not 0 <= cfg.hidden_dropout <= 1:
-        raise SeqAttnError(f"--hidden-dropout is {cfg.hidden_dropout}, but must be from 0 to 1")
+    check_probability("hidden_dropout", cfg.hidden_dropout)
 
 
 def _feed_forward(cfg: Any, side: MegaSide) -> NormalizedFeedForward | None:
@@ -189,20 +203,7 @@ class MegaEncoderLayer(nn.Module):
         return replace(memory, x_BSC=x_BSC if self.nffn is None else self.nffn(x_BSC))
 
 
-class MegaLayerCache(LayerCache):
-    """The state of one decoder layer: that of its two units."""
-
-    def __init__(self, target: SelfCache, cross: CrossCache) -> None:
-        self.target = target
-        self.cross = cross
-
-    def reorder(self, order_R: Tensor) -> None:
-        """See :class:`LayerCache`."""
-        self.target.reorder(order_R)
-
-    def reorder_memory(self, order_B: Tensor) -> None:
-        """See :class:`LayerCache`."""
-        self.cross.reorder_memory(order_B)
+MegaLayerCache = TwoSidedCache[SelfCache, CrossCache]
 
 
 class MegaDecoderLayer(nn.Module):
@@ -229,7 +230,7 @@ class MegaDecoderLayer(nn.Module):
     def new_cache(self, memory: Memory) -> tuple[MegaLayerCache, Memory]:
         """See :class:`DecoderBlock`."""
         cross = self.cross_attn.memory_cache(memory)
-        return MegaLayerCache(SelfCache(self.mega_layer), cross), memory
+        return TwoSidedCache(SelfCache(self.mega_layer), cross), memory
 
     def step(self, x_RnC: Tensor, cache: MegaLayerCache, log: AttentionLog | None = None) -> Tensor:
         """Return the output (R, n, C) for the next n target positions."""
@@ -326,7 +327,9 @@ PUBLISHED = (
 
 # What official=true sets. Not among them, because nothing here is kept on a module or masked twice:
 # kernels that outlive the weights they were made from, a search cache that keeps its sentences'
-# order, NaN where a query sees no key.
+# order, NaN where a query sees no key. Nor, because it only loses what training needs: coefficients
+# of the moving average rounded to half precision; sentences refused whose last chunk, once filled
+# up, exceeds the positions of the bias although they themselves do not.
 OFFICIAL = {
     "mega_chunk_by_column": True,
     "mega_bias_by_column": True,

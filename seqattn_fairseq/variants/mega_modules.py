@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.ops.ema import Coefficients, ema, ema_coefficients, ema_start, ema_step
 from seqattn_fairseq.ops.mega import rotary_distances, toeplitz
+from seqattn_fairseq.transformer.dropout import active_rate
 from seqattn_fairseq.transformer.norms import make_norm
 
 _DEVIATION = 0.02  # of the initial weights that are no projections
@@ -92,11 +93,12 @@ class FeatureDropout(FairseqDropout):
 
     def forward(self, x: Tensor, inplace: bool = False) -> Tensor:
         """Return (B, T, D), or (B, K, C, D) cut into chunks, with features dropped."""
-        if not (self.p > 0 and (self.training or self.apply_during_inference)):
+        rate = active_rate(self)
+        if rate == 0:
             return x
         between = [1] * (x.dim() - 2)
         shape = (*x.shape[:-2], 1, 1) if self.whole else (x.size(0), *between, x.size(-1))
-        return x * F.dropout(x.new_ones(shape), self.p)
+        return x * F.dropout(x.new_ones(shape), rate)
 
 
 def make_dropout(cfg: Any, rate: float, module: nn.Module, whole: bool = False) -> FairseqDropout:

@@ -23,19 +23,17 @@ from torch.nn import functional as F
 from seqattn_fairseq.ops.convolution import tap_softmax
 from seqattn_fairseq.ops.muse import multiscale_convolution, multiscale_step, taps_before
 from seqattn_fairseq.ops.softmax import softmax_attention, softmax_weights
-from seqattn_fairseq.transformer.attention import AttentionLog, Site, join_heads
-from seqattn_fairseq.transformer.cache import Memory, MemoryCache
+from seqattn_fairseq.transformer.attention import AttentionLog, Site, by_hypothesis, join_heads
+from seqattn_fairseq.transformer.cache import KeyValueCache, Memory, MemoryCache, TwoSidedCache
 from seqattn_fairseq.transformer.config import (
     EncoderDecoderConfig,
     check_positive,
+    check_probability,
     stack_config,
 )
+from seqattn_fairseq.transformer.dropout import active_rate
 from seqattn_fairseq.transformer.layers import AttentionLayerCache
 from seqattn_fairseq.transformer.norms import make_norm
-
-
-def _active_rate(dropout: FairseqDropout) -> float:
-    return float(dropout.p) if dropout.training or dropout.apply_during_inference else 0.0
 
 
 class MultiScaleConvolution(nn.Module):
@@ -129,7 +127,7 @@ class BranchSum(nn.Module):
 
     def forward(self, branches: Sequence[Sequence[Tensor]]) -> Tensor:
         """Return (B, T, C) of what each branch hands in, in one tensor (B, T, width) or several."""
-        if not _active_rate(self.dropout_module):
+        if not active_rate(self.dropout_module):
             joined = torch.cat([part for parts in branches for part in parts], dim=-1)
             return F.linear(joined, self.weight, self.bias.sum(0))
         weights = self.weight.split(self.widths, dim=1)
@@ -166,6 +164,7 @@ class ParallelLayer(nn.Module):
         super().__init__()
         stack, name = stack_config(cfg, side), type(self).__name__
         check_positive(stack, side, "ffn_embed_dim")
+        check_probability("input_dropout", input_dropout)
         dim, ffn = stack.embed_dim, stack.ffn_embed_dim
         cross = [dim] if side == "decoder" else []
         self.heads = stack.attention_heads
@@ -222,7 +221,7 @@ class ParallelLayer(nn.Module):
         if log is not None:
             weights = softmax_weights(q, keys[0], padding_mask_BS, causal)
             log.setdefault(site.value, []).append(weights)
-        rate = _active_rate(self.attention_dropout_module)
+        rate = active_rate(self.attention_dropout_module)
         return join_heads(softmax_attention(q, *keys, padding_mask_BS, causal, rate))
 
     def mixed(
@@ -339,9 +338,8 @@ class MuseDecoderLayer(ParallelLayer):
         keys = (cache.key_BHSd, cache.value_BHSd)
         out = self.attended(q, keys, cache.padding_mask_BS, Site.CROSS, log)
         if log is not None:
-            sentences = log[Site.CROSS.value].pop()
-            beams = sentences.unflatten(2, (-1, q_RnC.size(1))).transpose(1, 2)
-            log[Site.CROSS.value].append(beams.flatten(0, 1))
+            weights = log[Site.CROSS.value].pop()
+            log[Site.CROSS.value].append(by_hypothesis(weights, q_RnC.size(1)))
         return out.view(q_RnC.shape)
 
     def memory_cache(self, memory: Memory) -> MemoryCache:
@@ -363,7 +361,7 @@ class MuseDecoderLayer(ParallelLayer):
 
     def new_cache(self, memory: Memory) -> tuple[AttentionLayerCache, Memory]:
         """See :class:`DecoderBlock`."""
-        return AttentionLayerCache(self.memory_cache(memory)), memory
+        return TwoSidedCache(KeyValueCache(), self.memory_cache(memory)), memory
 
     def step(
         self, x_RnC: Tensor, cache: AttentionLayerCache, log: AttentionLog | None = None

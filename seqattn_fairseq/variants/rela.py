@@ -120,7 +120,8 @@ def _make_initialised(cfg: RelaConfig, site: Site) -> MultiheadAttention:
 
 # What the released code does otherwise than the shared stack: one vector added to all embeddings,
 # positions from 0 that count padding columns, a zero vector as the start of the target, no mask
-# on target padding, and its epsilon.
+# on target padding, and its epsilon. The feed-forward starts as the softmax twin's does, not as the
+# release's (Glorot, biases at zero): the attention alone is to differ between the two.
 RELEASE: Mapping[str, Any] = {
     "embedding_bias": True,
     "position_start": 0,

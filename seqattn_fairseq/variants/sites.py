@@ -34,10 +34,14 @@ def check_sites(names: str) -> set[Site]:
     """Return the sites named in a comma-separated list.
 
     Raises:
-        SeqAttnError: a name is no site.
+        SeqAttnError: a name is no site, or there is none.
     """
     known = {site.value: site for site in Site}
     chosen = [name.strip() for name in names.split(",") if name.strip()]
+    if not chosen:
+        raise SeqAttnError(
+            f"--attention-sites names none; choose from {_ALL} (the variant softmax has no other)"
+        )
     for name in chosen:
         if name not in known:
             raise SeqAttnError(

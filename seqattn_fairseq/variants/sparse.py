@@ -143,6 +143,8 @@ def _make_topk(cfg: TopKConfig, site: Site) -> MultiheadAttention:
             f"--topk {cfg.topk} and --topk-divisor {cfg.topk_divisor}: one of them must be "
             "positive and the other 0"
         )
+    if cfg.topk_least < 1:
+        raise SeqAttnError(f"--topk-least is {cfg.topk_least}, but must be at least 1")
     keep = TopK(cfg.topk, cfg.topk_divisor, cfg.topk_least, cfg.topk_padded_share)
     return _make(cfg, site, partial(TopKAttention, keep=keep))
 

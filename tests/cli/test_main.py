@@ -40,7 +40,7 @@ def test_file_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def _list_into(output: int) -> tuple[int, bytes]:
-    """Run ``seqattn list --archs``, its output buffered to the end; return status and complaints."""
+    """Run ``seqattn list --archs``, buffered to the end; return status and complaints."""
     done = subprocess.run(
         [sys.executable, "-m", "seqattn_fairseq.cli.main", "list", "--archs"],
         env={**os.environ, "PYTHONUNBUFFERED": ""},

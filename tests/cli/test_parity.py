@@ -76,6 +76,12 @@ def test_tolerances(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path, message in ((tmp_path, "no golden files"), (tmp_path / "x", "no such file")):
-        assert main(["parity", str(path)]) == 1
+        assert main(["parity", str(path)]) == 2
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("value", ["-1", "nan"])
+def test_a_tolerance_is_not_negative(value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["parity", "x.npz", "--atol", value]) == 1
+    assert "--atol is" in capsys.readouterr().err

@@ -182,6 +182,23 @@ def test_foreign_json_has_a_reason(tmp_path: Path, text: str) -> None:
     assert run(tmp_path / "x.json").reason
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["dropped", "unknown"])
+def test_statistics_of_a_parameter_are_not_skipped_silently(tmp_path: Path, known: bool) -> None:
+    manifest = json.loads((GOLDENS / "luna/state_dict_manifest.json").read_text())
+    statistics = next(manifest[key] for key in manifest if key.startswith("init_stats"))
+    name = "decoder.proj_layer_norm.weight" if known else "decoder.layers.N.nothing"
+    if known:
+        for model in manifest.values():
+            if isinstance(model, dict) and "state_dict" in model:
+                model["state_dict"][name] = [512]
+                model["trainable_params"] += 512
+    statistics[name] = [1.0, 0.0, 1.0]
+    (tmp_path / "x.json").write_text(json.dumps(manifest))
+    row = run(tmp_path / "x.json")
+    assert row.misses == ()
+    assert row.reason == "" if known else row.reason.endswith(f"{name} is no parameter here")
+
+
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 def test_damaged_bytes_are_never_a_traceback(tmp_path: Path, save: Any) -> None:
     path = tmp_path / "x.npz"

@@ -142,18 +142,23 @@ def test_low_precision_errs_at_most_twice_plain_torch(variant, dtype):
     assert 0 < error <= 2 * plain
 
 
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_layers_compile_whole(variant, training):
+@pytest.mark.parametrize(
+    ("training", "padded"),
+    [(True, False), (True, True), (False, False)],
+    ids=["train", "train padded", "eval"],
+)
+def test_layers_compile_whole(variant, training, padded):
     encoder_layer, decoder_layer, companion = layers(variant)
     torch.manual_seed(1)
     x, context = torch.randn(2, 2, 5, 4, dtype=torch.double).unbind(0)
-    memory = memory_of(context, None, companion)
+    mask = torch.tensor([[False] * 5, [True] * 2 + [False] * 3]) if padded else None
+    memory = memory_of(context, mask, companion)
 
     def encoded(layer):
         return tensors_of(layer(memory))
 
     def decoded(layer):
-        out, after = layer(x, None, memory)
+        out, after = layer(x, mask, memory)
         return out, tensors_of(after)
 
     torch.compiler.reset()  # torch compiles shared code for a few variants only, then gives up

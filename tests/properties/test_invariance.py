@@ -68,6 +68,17 @@ def test_no_nan_where_nothing_is_visible(variant):
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
 
+def test_a_long_source_beside_an_empty_one(variant):
+    model = small_model(variant).double()
+    alone, target = batch([150]), shifted([6, 6])
+    expected, _ = model(alone, None, target[:1])
+    logits, _ = model(torch.cat([alone, torch.full_like(alone, PAD)]), None, target)
+    assert logits.isfinite().all()
+    torch.testing.assert_close(logits[:1], expected, rtol=1e-9, atol=1e-9)
+    logits.square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_shortest_and_longest(variant):
     model = small_model(variant, max_source_positions=600, max_target_positions=600)
     with torch.no_grad():

@@ -12,9 +12,8 @@ from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.official.conversion import OfficialModel
 from seqattn_fairseq.official.luna import ORIGINS
 from seqattn_fairseq.parity.golden import Golden
-from seqattn_fairseq.parity.modules import dictionary_of
 from seqattn_fairseq.transformer.attention import AttentionLog, Site
-from seqattn_fairseq.transformer.cache import Memory
+from seqattn_fairseq.transformer.cache import Memory, TwoSidedCache
 from seqattn_fairseq.transformer.model import SeqAttnModel
 from seqattn_fairseq.transformer.registry import get_variant, make_config
 from seqattn_fairseq.variants.luna import OFFICIAL
@@ -23,9 +22,9 @@ from seqattn_fairseq.variants.luna_attention import (
     LunaCausalAttention,
     RunningSums,
 )
-from seqattn_fairseq.variants.luna_layers import LunaLayerCache, ShortSequence, companion_of
+from seqattn_fairseq.variants.luna_layers import ShortSequence, companion_of
 from tests.support.goldens import GOLDENS
-from tests.support.models import PAD, batch, build, shifted, small_model
+from tests.support.models import PAD, batch, shifted, small_model
 
 SIDES = ("encoder", "decoder")
 
@@ -33,26 +32,6 @@ SIDES = ("encoder", "decoder")
 def both(**options: Any) -> dict[str, Any]:
     """Return options of both sides."""
     return {f"{side}_{name}": value for side in SIDES for name, value in options.items()}
-
-
-def parameters(size: str, types: int, **options: Any) -> int:
-    cfg = make_config("luna", size, share_all_embeddings=True, **options)
-    with torch.device("meta"):
-        model = build("luna", cfg, dictionary_of(types))
-    return sum(p.numel() for p in model.parameters())
-
-
-@pytest.mark.parametrize(
-    "published", get_variant("luna").published, ids=lambda p: str(p.parameters)
-)
-def test_published_numbers_of_parameters(published) -> None:
-    options = {k: v for k, v in published.options.items() if k != "share_all_embeddings"}
-    ours = parameters(published.size, published.source_types, **options)
-    assert ours == published.parameters - published.without_gradient
-
-
-def test_tiny_is_the_size_of_its_softmax_twin() -> None:
-    assert parameters("tiny", 9712) == pytest.approx(2_568_192, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -179,13 +158,12 @@ def test_logged_weights_over_the_target_give_the_output(tie: bool) -> None:
     assert weights.triu(1).eq(0).all() and weights[0, :, :, :2].eq(0).all()
 
 
-def test_left_padding_of_the_target_is_ours_to_ignore_or_theirs_to_count() -> None:
-    x, p = random(1, 5, 8), random(1, 3, 8, seed=1)
+def test_a_mask_keeps_left_padding_out_of_sums_and_counts() -> None:
+    attn, x, p = causal(), random(1, 5, 8), random(1, 3, 8, seed=1)
     mask = torch.tensor([[True, True, False, False, False]])
-    for ignore, is_alone in ((False, True), (True, False)):
-        attn = causal(ignore_padding=ignore)
-        out = attn(x, attn.pack_query(p), None, mask)[:, 2:]
-        alone = attn(x[:, 2:], attn.pack_query(p), None)
+    alone = attn(x[:, 2:], attn.pack_query(p), None)
+    for seen, is_alone in ((mask, True), (None, False)):
+        out = attn(x, attn.pack_query(p), None, seen)[:, 2:]
         assert torch.allclose(out, alone, rtol=0, atol=1e-12) is is_alone
 
 
@@ -271,12 +249,12 @@ def test_the_source_is_read_once_a_sentence_and_the_state_does_not_grow() -> Non
         for column in shifted([9] * 6).split(3, dim=1):
             model.decoder.step(column, state)
             (cache, _) = state.layers
-            assert isinstance(cache, LunaLayerCache)
-            assert cache.sums.key_RHdL is not None
-            sizes.append(cache.sums.key_RHdL.shape)
+            assert isinstance(cache, TwoSidedCache)
+            assert cache.target.key_RHdL is not None
+            sizes.append(cache.target.key_RHdL.shape)
     assert set(sizes) == {(6, 4, 4, 3)}
-    assert cache.source.pquery_BHLd.size(0) == cache.source.key_BHLd.size(0) == 2
-    assert cache.source.memory is memory
+    assert cache.cross.pquery_BHLd.size(0) == cache.cross.key_BHLd.size(0) == 2
+    assert cache.cross.memory is memory
 
 
 def test_a_renewed_p_depends_on_the_source_alone() -> None:
