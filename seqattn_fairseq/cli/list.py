@@ -64,7 +64,7 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
 
 
 def _print_published(variants: list[Variant]) -> None:
-    comparisons = [(v, c) for v in variants for c in compare_published(v)]
+    comparisons = [(v, compare_published(v, p)) for v in variants for p in v.published]
     if comparisons:
         print("\nPublished numbers of parameters beside ours:")
     for variant, comparison in comparisons:

@@ -73,20 +73,13 @@ class CountComparison:
         )
 
 
-def compare_published(variant: Variant) -> list[CountComparison]:
-    """Return every published count of a variant beside ours."""
-    return [
-        CountComparison(
-            published,
-            count_all(
-                build_empty(
-                    variant,
-                    published.size,
-                    published.source_types,
-                    published.target_types,
-                    **published.options,
-                )
-            ),
-        )
-        for published in variant.published
-    ]
+def compare_published(variant: Variant, published: PublishedCount) -> CountComparison:
+    """Return a published count of a variant beside ours."""
+    model = build_empty(
+        variant,
+        published.size,
+        published.source_types,
+        published.target_types,
+        **published.options,
+    )
+    return CountComparison(published, count_all(model))

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.ops.ema import Coefficients, ema, ema_coefficients, ema_start, ema_step
 from seqattn_fairseq.ops.mega import rotary_distances, toeplitz
+from seqattn_fairseq.ops.precision import exact_sums
 from seqattn_fairseq.transformer.dropout import active_rate
 from seqattn_fairseq.transformer.norms import make_norm
 
@@ -190,7 +191,7 @@ class RotaryBias(nn.Module):
         wide = torch.promote_types(self.alpha.dtype, torch.float32)
         alpha, beta = self.alpha[0].to(wide), self.beta[0].to(wide)
         least = -(first + queries - 1)
-        with torch.autocast(alpha.device.type, enabled=False):
+        with exact_sums(alpha):
             line = rotary_distances(alpha, beta, least, keys - 1)
         return toeplitz(line, queries, keys, first, -least)
 

@@ -15,20 +15,12 @@ from seqattn_fairseq.official.conversion import OfficialModel
 from seqattn_fairseq.official.transformer import ORIGINS, convert, sparse_variant
 from seqattn_fairseq.parity.modules import build_converted
 from seqattn_fairseq.transformer.config import SIDES
-from tests.support.baseline import stock_arguments, stock_model
+from tests.support.baseline import STOCK_OPTIONS, stock_arguments, stock_model
 from tests.support.models import PAD, batch, shifted, small_config, toy_dictionary
 
 State = dict[str, Tensor]
 OPTIONS: dict[str, dict[str, Any]] = {
-    "post-norm": {},
-    "pre-norm": {f"{side}_normalize_before": True for side in SIDES},
-    "no final norm": {"decoder_normalize_before": True, "no_decoder_final_norm": True},
-    "learned positions": {f"{side}_learned_pos": True for side in SIDES},
-    "no positions": {"no_token_positional_embeddings": True},
-    "layernorm embedding": {"layernorm_embedding": True, "no_scale_embedding": True},
-    "gelu": {"activation_fn": "gelu"},
-    "tied output": {"share_decoder_input_output_embed": True},
-    "all shared": {"share_all_embeddings": True},
+    **STOCK_OPTIONS,
     "other decoder": {"decoder_embed_dim": 24, "decoder_attention_heads": 2, "decoder_layers": 3},
     "pruned": {"encoder_layers_to_keep": "0", "decoder_layers_to_keep": "1"},
 }

@@ -13,10 +13,23 @@ from fairseq.models.transformer import TransformerModel, base_architecture
 from safetensors.torch import load_file
 from torch import Tensor
 
-from seqattn_fairseq.transformer.config import EncoderDecoderConfig
+from seqattn_fairseq.transformer.config import SIDES, EncoderDecoderConfig
 from seqattn_fairseq.transformer.model import SeqAttnModel
 from seqattn_fairseq.transformer.registry import make_config
 from tests.support.models import build
+
+# option sets under which the twin is compared with stock fairseq
+STOCK_OPTIONS: dict[str, dict[str, Any]] = {
+    "post-norm": {},
+    "pre-norm": {f"{side}_normalize_before": True for side in SIDES},
+    "no final norm": {"decoder_normalize_before": True, "no_decoder_final_norm": True},
+    "learned positions": {f"{side}_learned_pos": True for side in SIDES},
+    "no positions": {"no_token_positional_embeddings": True},
+    "layernorm embedding": {"layernorm_embedding": True, "no_scale_embedding": True},
+    "gelu": {"activation_fn": "gelu"},
+    "tied output": {"share_decoder_input_output_embed": True},
+    "all shared": {"share_all_embeddings": True},
+}
 
 
 def options_of(cfg: EncoderDecoderConfig) -> dict[str, Any]:

@@ -13,20 +13,12 @@ from omegaconf import OmegaConf
 from seqattn_fairseq.data.text_chain import TextChain
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.transformer.registry import make_config
-from tests.support.baseline import options_of, stock_model, trained_pair
+from tests.support.baseline import STOCK_OPTIONS, options_of, stock_model, trained_pair
 from tests.support.models import PAD, batch, build, shifted, toy_dictionary
 
 SIDES = ("encoder", "decoder")
 OPTIONS = {
-    "post-norm": {},
-    "pre-norm": {f"{side}_normalize_before": True for side in SIDES},
-    "no final norm": {"decoder_normalize_before": True, "no_decoder_final_norm": True},
-    "learned positions": {f"{side}_learned_pos": True for side in SIDES},
-    "no positions": {"no_token_positional_embeddings": True},
-    "layernorm embedding": {"layernorm_embedding": True, "no_scale_embedding": True},
-    "gelu": {"activation_fn": "gelu"},
-    "tied output": {"share_decoder_input_output_embed": True},
-    "all shared": {"share_all_embeddings": True},
+    **STOCK_OPTIONS,
     "other decoder width": {"decoder_embed_dim": 24, "decoder_attention_heads": 2},
     "layerdrop": {"encoder_layerdrop": 0.3, "decoder_layerdrop": 0.3},
 }
