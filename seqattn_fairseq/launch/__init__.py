@@ -1,0 +1,1 @@
+"""Starting trainings: composing a recipe, one process per device, several nodes."""
