@@ -4,9 +4,9 @@ from seqattn_fairseq import compat
 
 compat.apply()
 
-# Importing registers the task, the tokenizer and the optimiser with fairseq.
+# Importing registers the task, the tokenizer, the optimiser and the schedules with fairseq.
 from seqattn_fairseq.data import fairseq_tokenizer  # noqa: E402, F401
-from seqattn_fairseq.optim import apollo  # noqa: E402, F401
+from seqattn_fairseq.optim import apollo, schedules  # noqa: E402, F401
 from seqattn_fairseq.tasks import translation  # noqa: E402, F401
 from seqattn_fairseq.variants import register  # noqa: E402
 

@@ -63,8 +63,8 @@ def test_arch_options_hydra_and_python_agree(variant, size):
     chosen = get_variant(variant).options(size).items()
     flags = [f"--{k.replace('_', '-')}" + ("" if v is True else f"={v}") for k, v in chosen]
     by_options = from_command_line("--arch", f"seqattn_{variant}", *flags)
-    by_hydra = from_hydra(RECIPES[0], f"variant={variant}", f"size={size}").model
-    recipe = {"dropout": by_hydra.dropout, "share_all_embeddings": by_hydra.share_all_embeddings}
+    by_hydra = from_hydra("multi30k_en_de", f"variant={variant}", f"size={size}").model
+    recipe = {name: by_hydra[name] for name in ("dropout", "share_all_embeddings")}
 
     expected = {k: v for k, v in asdict(python).items() if not k.startswith("_")}
     assert values(by_arch) == expected
@@ -131,9 +131,12 @@ def test_recipes_keep_the_rules(recipe):
     assert cfg.hydra.job.chdir is False
     assert cfg.common.seed == 5
     assert cfg.task._name == "seqattn_translation"
-    folder = Path(cfg.hydra.sweep.dir) / cfg.hydra.sweep.subdir
-    for path in (cfg.checkpoint.save_dir, cfg.hydra.run.dir, str(folder)):
-        assert all(part in path for part in ("rela_i", "tiny", "seed5"))
+    run = f"runs/{recipe}/rela_i_{cfg.hydra.runtime.choices.size}/seed5"
+    assert cfg.checkpoint.save_dir == run
+    assert cfg.hydra.run.dir == f"{run}/hydra"
+    assert f"{cfg.hydra.sweep.dir}/{cfg.hydra.sweep.subdir}" == f"{run}/hydra"
+    assert cfg.batch.tokens > 0
+    assert cfg.distributed_training.heartbeat_timeout == 600
 
 
 @pytest.mark.parametrize(

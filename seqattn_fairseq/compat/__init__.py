@@ -19,6 +19,7 @@ from seqattn_fairseq.compat import (  # noqa: E402
     checkpoints,
     command_line,
     configuration,
+    distributed,
     libraries,
     numerics,
 )
@@ -30,6 +31,7 @@ WORKAROUNDS: tuple[Workaround, ...] = (
     *checkpoints.WORKAROUNDS,
     *configuration.WORKAROUNDS,
     *numerics.WORKAROUNDS,
+    *distributed.WORKAROUNDS,
     *command_line.WORKAROUNDS,
 )
 

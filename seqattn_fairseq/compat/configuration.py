@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 from fairseq import checkpoint_utils, models
 from fairseq.dataclass import initialize
 from fairseq.dataclass.utils import merge_with_parent
+from fairseq.distributed.utils import is_master
+from fairseq.trainer import Trainer
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -17,6 +20,9 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationErr
 
 from seqattn_fairseq.compat.workaround import Workaround, always, rebind
 from seqattn_fairseq.errors import SeqAttnError, nearest
+from seqattn_fairseq.optim.batch import apply_batch
+
+_logger = logging.getLogger(__name__)
 
 
 def _refuse_unknown_model(name: str | None) -> None:
@@ -96,8 +102,24 @@ def _check_hydra_names() -> None:
     rebind(original, add_defaults)
 
 
+def _keep_the_batch() -> None:
+    """Cut the batch where every start of a training passes and the number of GPUs is settled."""
+    original = Trainer.__init__
+
+    @wraps(original)
+    def __init__(self: Any, cfg: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        batch = apply_batch(cfg)
+        if batch and is_master(cfg.distributed_training):
+            cpu = cfg.common.cpu or not torch.cuda.is_available()
+            _logger.info(batch.describe("CPU process" if cpu else "GPU"))
+        original(self, cfg, *args, **kwargs)
+
+    Trainer.__init__ = __init__
+
+
 # What makes two trainings different runs; None stands for the whole section.
 _DECISIVE: dict[str, tuple[str, ...] | None] = {
+    "batch": ("tokens",),
     "model": None,
     "criterion": None,
     "optimizer": None,
@@ -105,18 +127,29 @@ _DECISIVE: dict[str, tuple[str, ...] | None] = {
     "common": ("seed",),
     "optimization": ("lr", "clip_norm"),
 }
-# A run may go on elsewhere with its batch cut another way; the jobs of a sweep may not.
+# A run may go on elsewhere with its batch cut another way; the jobs of a sweep may not. Where the
+# recipe says the tokens of an update (batch), the cut itself depends on the number of GPUs alone.
 _OF_A_SWEEP: dict[str, tuple[str, ...] | None] = {
     **_DECISIVE,
+    "batch": ("tokens", "max_tokens"),
+    "dataset": ("batch_size",),
+}
+_OF_A_SWEEP_CUT_BY_HAND: dict[str, tuple[str, ...] | None] = {
+    **_OF_A_SWEEP,
     "dataset": ("max_tokens", "batch_size"),
     "optimization": ("lr", "clip_norm", "update_freq"),
 }
 
 
 def _decisive(cfg: Any) -> dict[str, Any]:
-    sweeps = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    wanted = _DECISIVE
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        by_hand = (cfg.get("batch") or {}).get("tokens") is None
+        wanted = _OF_A_SWEEP_CUT_BY_HAND if by_hand else _OF_A_SWEEP
     values: dict[str, Any] = {}
-    for section, names in (_OF_A_SWEEP if sweeps else _DECISIVE).items():
+    for section, names in wanted.items():
+        if section not in cfg:  # of before the section existed
+            continue
         options = cfg.get(section) or {}
         for name in options if names is None else names:
             values[f"{section}.{name}"] = options.get(name)
@@ -154,6 +187,13 @@ def _keep_runs_apart() -> None:
 
 
 WORKAROUNDS = (
+    Workaround(
+        "the batch of a recipe",
+        "fairseq's effective batch is max_tokens x GPUs x update_freq, so the same recipe is "
+        "another one on another number of GPUs; batch.tokens keeps it",
+        always,
+        _keep_the_batch,
+    ),
     Workaround(
         "defaults for old checkpoints",
         "a checkpoint named by an architecture lacks every option added to the model since, and "

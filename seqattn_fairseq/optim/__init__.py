@@ -1,1 +1,1 @@
-"""Optimisers that fairseq lacks; importing one registers it under its name."""
+"""Optimisers and schedules that fairseq lacks (importing registers them); a recipe's batch."""

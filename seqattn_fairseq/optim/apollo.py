@@ -2,7 +2,8 @@
 
 It is the optimiser of Luna's published runs. Every tensor has reductions of its own (norms and
 inner products), so parameters cannot be flattened into one: under ``--fp16`` fairseq asks for
-``--fp16-no-flatten-grads``.
+``--fp16-no-flatten-grads``. The same holds for the clipping of those runs, which bounds the norm of
+each gradient tensor by itself (``--clip-each``; ``--clip-mode each`` there).
 """
 
 from collections.abc import Callable, Sequence
@@ -183,6 +184,14 @@ def _renew_hessians(
         hessian.addcmul_(square, observed - (hessian * square).sum())
 
 
+@torch.no_grad()
+def clip_each(gradients: list[Tensor], bound: float) -> None:
+    """Scale every tensor whose norm exceeds ``bound`` down to that norm, in place."""
+    if gradients:
+        scales = [(bound / norm).clamp(max=1) for norm in torch._foreach_norm(gradients)]
+        torch._foreach_mul_(gradients, scales)
+
+
 _DecayType: Any = ChoiceEnum(list(DECAYS))
 
 
@@ -199,6 +208,12 @@ class FairseqApolloConfig(FairseqDataclass):
     weight_decay_type: Optional[_DecayType] = option(  # noqa: UP045 fairseq's parser needs Optional
         None, "where weight decay acts; default: L2, with --rebound belief decoupled"
     )
+    clip_each: float = option(
+        0.0,
+        "largest norm of each gradient tensor by itself, 0: no bound; --clip-norm bounds the norm "
+        "of all of them together",
+    )
+    clip_norm: float = II("optimization.clip_norm")
     # fairseq's parser needs List
     lr: List[float] = II("optimization.lr")  # noqa: UP006, RUF009
 
@@ -209,7 +224,37 @@ class FairseqApollo(FairseqOptimizer):
 
     def __init__(self, cfg: FairseqApolloConfig, params: Any) -> None:
         super().__init__(cfg)
+        if not cfg.clip_each >= 0:
+            raise SeqAttnError(f"--clip-each is {cfg.clip_each}, but must be at least 0")
+        if cfg.clip_each and cfg.clip_norm:
+            raise SeqAttnError(
+                f"--clip-each {cfg.clip_each} and --clip-norm {cfg.clip_norm} exclude each other; "
+                "leave one at 0"
+            )
         self._optimizer = Apollo(params, **self.optimizer_config)
+
+    def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Any = None) -> Tensor:
+        """Return the norm of all gradients, with ``--clip-each`` the largest of a tensor.
+
+        That option clips in :meth:`step`: only there are gradients under fp16 and bf16 in float32
+        and freed of the loss scale.
+        """
+        if not self.cfg.clip_each:
+            norm: Tensor = super().clip_grad_norm(max_norm, aggregate_norm_fn)
+            return norm
+        norms = torch._foreach_norm(self._gradients())
+        return torch.stack(list(norms)).max() if norms else torch.tensor(0.0)
+
+    def step(self, closure: Any = None, scale: float = 1.0, groups: Any = None) -> None:
+        """Clip each gradient if asked to, then update."""
+        if scale != 1.0:
+            self.multiply_grads(1.0 / scale)
+        if self.cfg.clip_each:
+            clip_each(self._gradients(), self.cfg.clip_each)
+        super().step(closure, groups=groups)
+
+    def _gradients(self) -> list[Tensor]:
+        return [p.grad for p in self.params if p.grad is not None]
 
     @property
     def optimizer_config(self) -> dict[str, Any]:

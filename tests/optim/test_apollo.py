@@ -13,7 +13,7 @@ from fairseq.optim import FP16Optimizer, build_optimizer
 from torch import Tensor
 
 from seqattn_fairseq.errors import SeqAttnError
-from seqattn_fairseq.optim.apollo import DECAYS, REBOUNDS, Apollo, FairseqApollo
+from seqattn_fairseq.optim.apollo import DECAYS, REBOUNDS, Apollo, FairseqApollo, clip_each
 from tests.support.toy_corpus import corpus, train
 
 
@@ -182,11 +182,69 @@ def test_flattened_parameters_are_refused_with_the_remedy(monkeypatch) -> None:
         FP16Optimizer.build_optimizer(from_command_line("--fp16"), params)
 
 
+def clipped(bound: float, *flags: str) -> tuple[Tensor, list[Tensor]]:
+    """Take two steps with gradients of norm 10 and 0.1; return the norm logged, and the result."""
+    dtype = {"--fp16": torch.half, "--bf16": torch.bfloat16}.get(flags[0] if flags else "")
+    params = [torch.nn.Parameter(torch.ones(n, dtype=dtype)) for n in (4, 16)]
+    options_ = (*flags, "--lr", "0.01", "--clip-each", str(bound), "--distributed-world-size", "1")
+    cfg = from_command_line(*options_)
+    mixed = dtype is not None
+    built = FP16Optimizer.build_optimizer(cfg, params) if mixed else build_optimizer(
+        cfg.optimizer, params
+    )  # fmt: skip
+    norm = torch.zeros(())
+    for _ in range(2):
+        built.zero_grad()
+        built.backward(sum(8 * w * p.sum() for w, p in zip((5, 0.025), params, strict=True)))
+        built.multiply_grads(1 / 8)  # as fairseq divides by the number of tokens
+        norm = built.clip_grad_norm(0.0)
+        built.step()
+    return norm, [p.detach().float() for p in params]
+
+
+@pytest.mark.parametrize(
+    ("flags", "tolerance"),
+    [((), 1e-6), (("--fp16", "--fp16-no-flatten-grads"), 1e-3), (("--bf16",), 8e-3)],
+)
+def test_each_tensor_is_clipped_by_itself(flags: tuple[str, ...], tolerance: float) -> None:
+    norm, params = clipped(0.5, *flags)
+    assert float(norm) == pytest.approx(10, rel=tolerance)  # the largest, before clipping
+    settings: dict[str, Any] = {
+        "lr": 0.01, "beta": 0.9, "eps": 1e-4, "rebound": "constant", "weight_decay": 0.0,
+        "weight_decay_type": "L2",
+    }  # fmt: skip
+    for param, shape, gradient in zip(params, (4, 16), (0.25, 0.025), strict=True):
+        expected = plain_apollo(torch.ones(shape), [torch.full((shape,), gradient)] * 2, **settings)
+        torch.testing.assert_close(param, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_clipping_by_the_definition() -> None:
+    grads = tensors((3, 4), (5,), (1,))
+    expected = [g * min(1.0, 1.5 / float(g.norm())) for g in grads]
+    assert any(g.norm() > 1.5 for g in grads) and any(g.norm() < 1.5 for g in grads)
+    clip_each(grads, 1.5)
+    torch.testing.assert_close(grads, expected)
+    zero = [torch.zeros(3)]
+    clip_each(zero, 0.1)
+    assert zero[0].eq(0).all()
+    clip_each([], 0.1)
+
+
+def test_two_kinds_of_clipping_are_refused() -> None:
+    params = [torch.ones(2, requires_grad=True)]
+    for flags, message in (
+        (("--clip-each", "-1"), "--clip-each is -1.0, but must be at least 0"),
+        (("--clip-each", "0.1", "--clip-norm", "1"), "--clip-each 0.1 and --clip-norm 1.0 exclude"),
+    ):
+        with pytest.raises(SeqAttnError, match=message):
+            build_optimizer(from_command_line(*flags).optimizer, params)
+
+
 def test_fairseq_trains_with_it(tmp_path) -> None:
     _, data_bin = corpus()
     result = train(
         data_bin, tmp_path, "--optimizer", "apollo", "--lr", "0.01", "--max-epoch", "1",
-        arch="seqattn_luna",
+        "--clip-each", "0.1", arch="seqattn_luna",
     )  # fmt: skip
     assert result.status == 0, result.stderr
     state = torch.load(tmp_path / "checkpoint_last.pt", weights_only=False)
