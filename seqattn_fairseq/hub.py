@@ -31,7 +31,7 @@ from seqattn_fairseq.data.description import (
 from seqattn_fairseq.data.files import partial_path
 from seqattn_fairseq.data.text_chain import TextChains
 from seqattn_fairseq.errors import SeqAttnError
-from seqattn_fairseq.evaluation.checkpoints import save_checkpoint
+from seqattn_fairseq.evaluation.checkpoints import find_checkpoint, save_checkpoint
 from seqattn_fairseq.tasks.dictionaries import STATE_KEY, digest
 from seqattn_fairseq.transformer.model import TEXT_CHAIN_FILE
 
@@ -112,20 +112,6 @@ def _appearing(folder: Path) -> Iterator[Path]:
         raise SeqAttnError(f"{folder}: cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(hidden, ignore_errors=True)
-
-
-def find_checkpoint(run: Path) -> Path:
-    """Return the checkpoint that ``run`` (a file or a run's folder) stands for.
-
-    Raises:
-        SeqAttnError: nothing there.
-    """
-    if run.is_file():
-        return run
-    for name in ("checkpoint_best.pt", "checkpoint_last.pt"):
-        if (run / name).is_file():
-            return run / name
-    raise SeqAttnError(f"{run}: no checkpoint, and no folder with a checkpoint_best.pt or _last.pt")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.base import Metric
+from sacrebleu.metrics.bleu import BLEU, BLEUScore
 from sacremoses import MosesDetokenizer
 from sacremoses.corpus import NonbreakingPrefixes
 
@@ -25,14 +26,14 @@ _HYPHEN = re.compile(r"([^ \t\n\r\f\v])-([^ \t\n\r\f\v])")
 
 @dataclass(frozen=True)
 class Score:
-    """A corpus BLEU (0 to 100), its parts as sacreBLEU prints them, and the signature."""
+    """A corpus score (BLEU: 0 to 100), its parts as sacreBLEU prints them, and the signature."""
 
-    bleu: float
+    value: float
     detail: str
     signature: str
 
     def __str__(self) -> str:
-        return f"{self.bleu:.2f}  {self.detail}  {self.signature}"
+        return "  ".join(filter(None, (f"{self.value:.2f}", self.detail, self.signature)))
 
 
 def compound_split(line: str) -> str:
@@ -65,6 +66,42 @@ def detokenize(lines: Sequence[str], language: str) -> list[str]:
     return [detokenizer.detokenize(line.split()) for line in lines]
 
 
+def check_lengths(hypotheses: Sequence[str], references: Sequence[str]) -> None:
+    """Check that there are as many hypotheses as references, and some.
+
+    Raises:
+        SeqAttnError: different numbers of sentences, or none.
+    """
+    if len(hypotheses) != len(references):
+        raise SeqAttnError(
+            f"{len(hypotheses)} hypotheses but {len(references)} references; give the reference "
+            "of this test set, one sentence a line"
+        )
+    if not hypotheses:
+        raise SeqAttnError("nothing to score: no sentences")
+
+
+def bleu_metric(tokenize: str = "13a", lowercase: bool = False, smooth: str = "exp") -> BLEU:
+    """Return sacreBLEU's BLEU; ``tokenize="none", smooth="none"`` is that of multi-bleu."""
+    # force: the text may be tokenised already, which sacreBLEU would warn about
+    return BLEU(tokenize=tokenize, lowercase=lowercase, smooth_method=smooth, force=True)
+
+
+def measure(metric: Metric, hypotheses: Sequence[str], references: Sequence[str]) -> Score:
+    """Return a corpus score of any of sacreBLEU's metrics against one reference.
+
+    Raises:
+        SeqAttnError: different numbers of sentences, or none.
+    """
+    check_lengths(hypotheses, references)
+    result = metric.corpus_score(list(hypotheses), [list(references)])
+    detail = ""
+    if isinstance(result, BLEUScore):
+        parts = "/".join(f"{precision:.1f}" for precision in result.precisions)
+        detail = f"{parts} (BP {result.bp:.3f}, {result.sys_len:,} / {result.ref_len:,})"
+    return Score(result.score, detail, str(metric.get_signature()))
+
+
 def corpus_bleu(
     hypotheses: Sequence[str],
     references: Sequence[str],
@@ -77,19 +114,7 @@ def corpus_bleu(
     Raises:
         SeqAttnError: different numbers of sentences, or none.
     """
-    if len(hypotheses) != len(references):
-        raise SeqAttnError(
-            f"{len(hypotheses)} hypotheses but {len(references)} references; give the reference "
-            "of this test set, one sentence a line"
-        )
-    if not hypotheses:
-        raise SeqAttnError("nothing to score: no sentences")
-    # force: the text may be tokenised already, which sacreBLEU would warn about
-    metric = BLEU(tokenize=tokenize, lowercase=lowercase, smooth_method=smooth, force=True)
-    result = metric.corpus_score(list(hypotheses), [list(references)])
-    parts = "/".join(f"{precision:.1f}" for precision in result.precisions)
-    detail = f"{parts} (BP {result.bp:.3f}, {result.sys_len:,} / {result.ref_len:,})"
-    return Score(result.score, detail, str(metric.get_signature()))
+    return measure(bleu_metric(tokenize, lowercase, smooth), hypotheses, references)
 
 
 def tokenized_bleu(

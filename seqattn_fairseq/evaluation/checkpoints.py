@@ -50,6 +50,20 @@ def load_checkpoint(path: Path) -> State:
     return state
 
 
+def find_checkpoint(run: Path) -> Path:
+    """Return the checkpoint that ``run`` (a file or a run's folder) stands for.
+
+    Raises:
+        SeqAttnError: nothing there.
+    """
+    if run.is_file():
+        return run
+    for name in ("checkpoint_best.pt", "checkpoint_last.pt"):
+        if (run / name).is_file():
+            return run / name
+    raise SeqAttnError(f"{run}: no checkpoint, and no folder with a checkpoint_best.pt or _last.pt")
+
+
 def _maximized(path: Path) -> bool:
     """Whether the run that wrote ``path`` wants its metric high."""
     config = load_checkpoint(path).get("cfg") or {}
@@ -83,7 +97,7 @@ def select(run: Path, kind: str, count: int) -> list[Path]:
     return paths[-count:]
 
 
-def _architecture(state: State) -> dict[str, Any]:
+def architecture(state: State) -> dict[str, Any]:
     """Return the configuration values that decide what the model computes."""
     config = (state.get("cfg") or {}).get("model") or state.get("args")
     if isinstance(config, Namespace):
@@ -94,7 +108,7 @@ def _architecture(state: State) -> dict[str, Any]:
 
 
 def _check_config(first: State, other: State, names: tuple[Path, Path]) -> None:
-    ours, theirs = _architecture(first), _architecture(other)
+    ours, theirs = architecture(first), architecture(other)
     for key in sorted({*ours, *theirs}):
         if ours.get(key) != theirs.get(key):
             raise SeqAttnError(

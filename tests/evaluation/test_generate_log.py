@@ -60,3 +60,15 @@ def test_not_a_log() -> None:
         parse(["hello"], "log")
     with pytest.raises(SeqAttnError, match="log:1: 'good' is not a score"):
         parse(["H-0\tgood\ttext"], "log")
+
+
+def test_lines_after_the_score_and_odd_separators_inside_a_line() -> None:
+    odd = "a\u2028b\x85c\rd"
+    lines = [f"S-0\t{odd}", f"T-0\t{odd}", f"H-0\t-1.5\t{odd}", "P-0\t-1.5000 -1.5000"]
+    log = parse([*lines, "Generate test with beam=5: BLEU4 = 1.00", "INFO | bye"], "log")
+    assert log.hypotheses == log.targets == log.sources == [odd]
+
+
+def test_detokenised_lines_are_kept_apart() -> None:
+    log = parse(["H-0\t-1\tes ist gut .", "D-0\t-1\tEs ist gut."], "log")
+    assert (log.hypotheses, log.detokenized) == (["es ist gut ."], ["Es ist gut."])

@@ -1,0 +1,266 @@
+"""Translating a binarised test set with fairseq's own search, losing no sentence.
+
+This is what fairseq-generate does, without its detour over a log: the same task, batches and
+generator, so the same hypotheses and scores; but the result comes in corpus order, and a missing
+sentence is an error.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from fairseq import checkpoint_utils, tasks, utils
+from fairseq.dataclass.configs import DatasetConfig, GenerationConfig
+from omegaconf import open_dict
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from seqattn_fairseq.errors import SeqAttnError
+
+_TASK = "seqattn_translation"
+
+
+@dataclass(frozen=True)
+class Search:
+    """Options of the beam search, with the defaults of fairseq-generate.
+
+    Attributes:
+        beam: beam size.
+        length_penalty: exponent of the length by which a hypothesis' score is divided.
+        max_len_a: a hypothesis has at most ``max_len_a * source length + max_len_b`` tokens.
+        max_len_b: see ``max_len_a``.
+        max_tokens: source tokens, padding included, of a batch.
+        fp16: compute in half precision.
+    """
+
+    beam: int = 5
+    length_penalty: float = 1.0
+    max_len_a: float = 0.0
+    max_len_b: int = 200
+    max_tokens: int = 12000
+    fp16: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("beam", "max_len_b", "max_tokens"):
+            if getattr(self, name) < 1:
+                raise SeqAttnError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One sentence and its best hypothesis, as tokens without subwords.
+
+    ``target`` is None when the test set has no target side; ``score`` is fairseq's, the mean log2
+    probability of a token under length penalty 1.
+    """
+
+    ident: int
+    source: str
+    target: str | None
+    hypothesis: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Job:
+    """A test set to translate; a plain value that travels to other processes.
+
+    Attributes:
+        checkpoint: file with the model.
+        data_bin: folder of fairseq-preprocess.
+        subset: name of the test set.
+        remove_bpe: fairseq's name of the subword kind to undo.
+        search: options of the search.
+        cpu: stay off the GPU.
+    """
+
+    checkpoint: Path
+    data_bin: Path
+    subset: str
+    remove_bpe: str
+    search: Search
+    cpu: bool = False
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What one process translated of a set of so many sentences."""
+
+    size_of_set: int
+    sentences: list[Sentence]
+
+
+def translate(job: Job, processes: int = 1) -> list[Sentence]:
+    """Return the sentences of a test set in corpus order.
+
+    Several processes take turns at the batches, each on a GPU of its own where there are any.
+
+    Raises:
+        SeqAttnError: model, data and dictionaries do not fit together, or a sentence is missing.
+    """
+    if processes == 1:
+        return _complete([_translate_share(job, 0, 1)], job)
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        shares = [pool.submit(_translate_share, job, i, processes) for i in range(processes)]
+        return _complete([share.result() for share in shares], job)
+
+
+def _complete(shares: Sequence[_Share], job: Job) -> list[Sentence]:
+    found = [sentence for share in shares for sentence in share.sentences]
+    ordered = sorted(found, key=lambda sentence: sentence.ident)
+    count = shares[0].size_of_set
+    if [sentence.ident for sentence in ordered] != list(range(count)):
+        raise SeqAttnError(f"{job.subset}: {count} sentences in, {len(ordered)} out")
+    return ordered
+
+
+def _translate_share(job: Job, share: int, shares: int) -> _Share:
+    device = _device(job, share)
+    with _quiet_fairseq():
+        model, task, cfg = load(job.checkpoint, job.data_bin, job.search)
+        model = (model.half() if job.search.fp16 else model).to(device)
+        task.load_dataset(job.subset, task_cfg=cfg.task)
+        dataset = task.dataset(job.subset)
+        batches = _batches(task, model, dataset, job.search, (share, shares))
+        found: list[Sentence] = []
+        total = math.ceil(len(dataset) / shares)
+        name = f"translate {job.subset}"
+        with tqdm(total=total, desc=name, unit="line", position=share) as bar:
+            for batch in _translated(task, model, batches, job, device):
+                found += batch
+                bar.update(len(batch))
+    return _Share(len(dataset), found)
+
+
+@contextmanager
+def _quiet_fairseq() -> Iterator[None]:
+    """Let fairseq say only what is wrong.
+
+    Its warnings are of pinned memory where there is no GPU, and of Hydra's old interface.
+    """
+    logger = logging.getLogger("fairseq")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            yield
+    finally:
+        logger.setLevel(before)
+
+
+def _device(job: Job, share: int) -> torch.device:
+    if job.cpu or not torch.cuda.is_available():
+        if job.search.fp16:
+            raise SeqAttnError("--fp16 needs a GPU; leave it out")
+        return torch.device("cpu")
+    return torch.device("cuda", share % torch.cuda.device_count())
+
+
+def load(checkpoint: Path, data_bin: Path, search: Search) -> tuple[Any, Any, Any]:
+    """Return (model, task, configuration) of a checkpoint, ready to translate, on the CPU.
+
+    Raises:
+        SeqAttnError: a file is missing or damaged, or the dictionaries are not the checkpoint's.
+    """
+    if not checkpoint.is_file():
+        raise SeqAttnError(f"{checkpoint}: no such checkpoint")
+    overrides = {"data": str(data_bin)}
+    state = checkpoint_utils.load_checkpoint_to_cpu(str(checkpoint), overrides)
+    _add_dataset_options(state["cfg"])
+    task = tasks.setup_task(_our_task(state["cfg"].task), from_checkpoint=True)
+    models, cfg, task = checkpoint_utils.load_model_ensemble_and_task(
+        [str(checkpoint)], overrides, task, state=state
+    )
+    model = models[0].eval()
+    model.prepare_for_inference_(Namespace(generation=_generation(search)))
+    return model, task, cfg
+
+
+def _add_dataset_options(cfg: Any) -> None:
+    """Add a missing section that the task's options refer to: imported checkpoints lack it."""
+    if cfg.get("dataset") is None:
+        with open_dict(cfg):
+            cfg.dataset = DatasetConfig()
+
+
+def _our_task(cfg: Any) -> Any:
+    """Turn the stock translation task, which loses sentences, into ours."""
+    if isinstance(cfg, Namespace):
+        if cfg.task == "translation":
+            cfg.task = _TASK
+    elif cfg.get("_name") == "translation":
+        with open_dict(cfg):
+            cfg._name = _TASK
+    return cfg
+
+
+def _generation(search: Search) -> GenerationConfig:
+    return GenerationConfig(
+        beam=search.beam,
+        lenpen=search.length_penalty,
+        max_len_a=search.max_len_a,
+        max_len_b=search.max_len_b,
+    )
+
+
+def _batches(
+    task: Any, model: Any, dataset: Any, search: Search, share: tuple[int, int]
+) -> Iterator[dict[str, Any]]:
+    limits = utils.resolve_max_positions(task.max_positions(), model.max_positions())
+    iterator = task.get_batch_iterator(
+        dataset,
+        max_tokens=search.max_tokens,
+        max_positions=limits,
+        required_batch_size_multiple=8,
+        shard_id=share[0],
+        num_shards=share[1],
+    ).next_epoch_itr(shuffle=False)
+    # a share that has run out of batches gets empty ones
+    return (sample for sample in iterator if "net_input" in sample)
+
+
+def _translated(
+    task: Any, model: Any, batches: Iterator[dict[str, Any]], job: Job, device: torch.device
+) -> Iterator[list[Sentence]]:
+    generator = task.build_generator([model], _generation(job.search))
+    for sample in batches:
+        batch = utils.move_to_cuda(sample, device) if device.type == "cuda" else sample
+        hypotheses = task.inference_step(generator, [model], batch)
+        yield [
+            _sentence(task, sample, row, best[0], generator, job.remove_bpe)
+            for row, best in enumerate(hypotheses)
+        ]
+
+
+def _sentence(
+    task: Any, sample: dict[str, Any], row: int, best: dict[str, Any], generator: Any, bpe: str
+) -> Sentence:
+    """Turn ids into tokens as fairseq-generate does; unknown words of a reference match none."""
+    target_dictionary = task.target_dictionary
+    ignored = getattr(generator, "symbols_to_strip_from_output", {generator.eos})
+    pad = target_dictionary.pad()
+    # lists: the dictionary looks at every id by itself, which is slow on tensors
+    source = utils.strip_pad(sample["net_input"]["src_tokens"][row], pad).tolist()
+    target = None
+    if sample.get("target") is not None:
+        ids = utils.strip_pad(sample["target"][row], pad).tolist()
+        target = target_dictionary.string(ids, bpe, True, extra_symbols_to_ignore=ignored)
+    tokens = best["tokens"].tolist()
+    return Sentence(
+        ident=int(sample["id"][row]),
+        source=task.source_dictionary.string(source, bpe),
+        target=target,
+        hypothesis=target_dictionary.string(tokens, bpe, extra_symbols_to_ignore=ignored),
+        score=float(best["score"] / math.log(2)),  # in float32, as fairseq prints it
+    )
