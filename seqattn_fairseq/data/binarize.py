@@ -6,32 +6,58 @@ import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-from fairseq.data import Dictionary
+from fairseq.data import Dictionary, indexed_dataset
 
-from seqattn_fairseq.data.description import CorpusDescription
+from seqattn_fairseq.data.checks import TextCount
 from seqattn_fairseq.data.files import partial_path
-from seqattn_fairseq.data.text_chain import TextChains
 from seqattn_fairseq.data.workers import start_worker
 
 PREPROCESS_LOG = "preprocess.log"
 
 
+@dataclass(frozen=True)
+class Dictionaries:
+    """What ``fairseq-preprocess`` makes of the words.
+
+    Attributes:
+        joined: one dictionary for both languages.
+        words: greatest number of types, fairseq's specials included; None: no limit.
+    """
+
+    joined: bool
+    words: int | None = None
+
+    def arguments(self) -> list[str]:
+        """Return the options of ``fairseq-preprocess``."""
+        arguments = ["--joined-dictionary"] if self.joined else []
+        if self.words:
+            arguments += ["--nwordssrc", str(self.words), "--nwordstgt", str(self.words)]
+        return arguments
+
+
 def binarize(
-    folder: Path, texts: str, splits: Sequence[str], langs: tuple[str, str], workers: int
+    data_bin: Path,
+    texts: str,
+    splits: Sequence[str],
+    langs: tuple[str, str],
+    dictionaries: Dictionaries,
+    workers: int,
 ) -> Path:
-    """Binarise ``folder/texts/<split>.<lang>`` with a joined dictionary into a partial folder.
+    """Binarise ``<split>.<lang>`` in the folder ``texts`` beside ``data_bin``; a partial folder.
 
     ``splits`` are "train", "valid" and the test sets, which become test, test1, test2 ... in
     their order. Returns the partial folder, to be completed and renamed by :func:`install`.
-    fairseq's log, which holds times and therefore never repeats, goes to ``folder``.
+    fairseq's log, which holds times and therefore never repeats, goes beside ``data_bin``.
     """
-    partial = partial_path(folder / "data-bin")
+    folder, partial = data_bin.parent, partial_path(data_bin)
     tests = ",".join(f"{texts}/{split}" for split in splits if split.startswith("test"))
     arguments = [
-        *("--source-lang", langs[0], "--target-lang", langs[1], "--joined-dictionary"),
-        *("--trainpref", f"{texts}/train", "--validpref", f"{texts}/valid", "--testpref", tests),
+        *("--source-lang", langs[0], "--target-lang", langs[1], *dictionaries.arguments()),
+        *("--trainpref", f"{texts}/train", "--validpref", f"{texts}/valid"),
+        *(("--testpref", tests) if tests else ()),
         *("--destdir", partial.name, "--workers", str(workers)),
     ]
     # A process of its own: fairseq-preprocess changes the logging of its process, and names
@@ -53,15 +79,8 @@ def _preprocess(folder: Path, arguments: list[str]) -> None:
     preprocess.main(options.get_preprocessing_parser().parse_args(arguments))
 
 
-def install(
-    partial: Path, data_bin: Path, codes: Path, chains: TextChains, corpus: CorpusDescription
-) -> None:
-    """Add BPE codes, text chains and description to ``partial`` and name it ``data_bin``."""
-    if corpus.bpe:
-        shutil.copyfile(codes, partial / corpus.bpe.file)
-    if corpus.text_chain:
-        chains.save(partial / corpus.text_chain)
-    corpus.save(partial)
+def install(partial: Path, data_bin: Path) -> None:
+    """Name a completed partial folder ``data_bin``."""
     if data_bin.exists():
         shutil.rmtree(data_bin)
     os.replace(partial, data_bin)
@@ -70,3 +89,11 @@ def install(
 def dictionary_types(data_bin: Path, lang: str) -> int:
     """Return the number of types of a dictionary as fairseq counts them, specials included."""
     return len(Dictionary.load(str(data_bin / f"dict.{lang}.txt")))
+
+
+def binary_size(data_bin: Path, langs: tuple[str, str], pair: tuple[str, str]) -> TextCount:
+    """Return lines and tokens (without end-of-sentence) of a binarised (split, language)."""
+    split, lang = pair
+    prefix = str(data_bin / f"{split}.{'-'.join(langs)}.{lang}")
+    dataset = indexed_dataset.make_dataset(prefix, "mmap")
+    return TextCount(len(dataset), int(dataset.sizes.sum()) - len(dataset))

@@ -4,15 +4,19 @@ The file, in a folder that also holds the files it names::
 
     {"source_lang": "en", "target_lang": "de",
      "bpe": {"kind": "subword_nmt", "file": "bpe.codes"},
-     "text_chain": "text_chain.json"}
+     "text_chain": "text_chain.json",
+     "references": {"test": {"file": "reference.test.de", "sacrebleu": "wmt14/full"}}}
 
 ``kind`` is fairseq's ``--bpe`` name. ``bpe`` and ``text_chain`` are null when the corpus has none.
+``references`` lists the splits whose raw target text is known: a file of the data-bin (untokenised,
+cased, one sentence a line) and sacreBLEU's name of the test set, each of them or null.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +38,25 @@ class BpeDescription:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """Raw target side of a split: a file in the data-bin, and sacreBLEU's name of the test set."""
+
+    file: str | None = None
+    sacrebleu: str | None = None
+
+
+@dataclass(frozen=True)
 class CorpusDescription:
-    """Languages of a data-bin and the files that turn raw text into its tokens."""
+    """Languages of a data-bin, the files that turn raw text into its tokens, raw references."""
 
     source_lang: str
     target_lang: str
     bpe: BpeDescription | None = None
     text_chain: str | None = None
+    references: Mapping[str, Reference] = field(default_factory=dict)
 
     def files(self) -> list[str]:
-        """Return the names of the described files, as an exporter copies them."""
+        """Return the names of the files that a model needs, as an exporter copies them."""
         return [name for name in (self.bpe and self.bpe.file, self.text_chain) if name]
 
     def fairseq_arguments(self, folder: Path) -> dict[str, str]:
@@ -74,11 +87,12 @@ def load_corpus_description(data_bin: Path) -> CorpusDescription | None:
         description = _parse(json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SeqAttnError(
             f"{path}: not a corpus description ({error!r}); run seqattn prepare again"
         ) from None
-    for name in description.files():
+    references = [reference.file for reference in description.references.values()]
+    for name in filter(None, [*description.files(), *references]):
         if not (data_bin / name).is_file():
             raise SeqAttnError(
                 f"{path} names {name}, which is not there; run seqattn prepare again"
@@ -90,6 +104,10 @@ def _parse(values: dict[str, Any]) -> CorpusDescription:
     bpe = values["bpe"] and BpeDescription(values["bpe"]["kind"], values["bpe"]["file"])
     if bpe and bpe.kind not in BPE_FILE_OPTIONS:
         raise ValueError(f"bpe kind is none of {', '.join(BPE_FILE_OPTIONS)}")
+    references = {
+        split: Reference(known["file"], known["sacrebleu"])
+        for split, known in values.get("references", {}).items()
+    }
     return CorpusDescription(
-        values["source_lang"], values["target_lang"], bpe or None, values["text_chain"]
+        values["source_lang"], values["target_lang"], bpe or None, values["text_chain"], references
     )

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TextIO, cast
@@ -15,6 +15,8 @@ from typing import BinaryIO, TextIO, cast
 from seqattn_fairseq.errors import SeqAttnError
 
 PARTIAL_SUFFIX = ".partial"
+# What has no line feed for so long is no text, and may be a small gzip file that never ends.
+MAX_LINE_BYTES = 64 << 20
 _BYTE_ORDER_MARK = "\ufeff"
 
 
@@ -30,12 +32,18 @@ def read_lines(path: Path) -> Iterator[str]:
     A byte order mark (U+FEFF) at the start of the file is no part of its first line.
 
     Raises:
-        SeqAttnError: missing or unreadable file, folder, damaged gzip, or invalid UTF-8
-            (file:line:byte, from 1).
+        SeqAttnError: missing or unreadable file, folder, damaged gzip, invalid UTF-8
+            (file:line:byte, from 1), or a line longer than ``MAX_LINE_BYTES``.
     """
     try:
         with open_binary(path) as stream:
-            for number, line in enumerate(stream, start=1):
+            lines = iter(lambda: stream.readline(MAX_LINE_BYTES), b"")
+            for number, line in enumerate(lines, start=1):
+                if len(line) == MAX_LINE_BYTES:
+                    raise SeqAttnError(
+                        f"{path}:{number}: a line of {MAX_LINE_BYTES:,} bytes or more; this is no "
+                        "text with a sentence a line"
+                    )
                 yield _decode(path, number, line.removesuffix(b"\n"))
     except FileNotFoundError:
         raise SeqAttnError(f"{path}: no such file") from None
@@ -83,10 +91,11 @@ def write_atomically(path: Path) -> Iterator[TextIO]:
         partial.unlink(missing_ok=True)
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes in hexadecimal."""
+def sha256_of(path: Path, progress: Callable[[int], object] = lambda size: None) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal; ``progress`` receives their numbers."""
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
+            progress(len(block))
     return digest.hexdigest()

@@ -1,45 +1,46 @@
-"""From the raw files of a corpus to a data-bin: check, tokenise, learn and apply BPE, binarise."""
+"""From the public files of a corpus to a data-bin: unpack, check, run the stages, binarise."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm  # type: ignore[import-untyped]
+from seqattn_fairseq.data.binarize import Dictionaries, binary_size, dictionary_types
+from seqattn_fairseq.data.checks import TextCount, check_same_lines, count_text
+from seqattn_fairseq.data.data_bin import DataBin
+from seqattn_fairseq.data.pipeline import (
+    READERS,
+    Pair,
+    Part,
+    Pipeline,
+    SubwordFile,
+    Text,
+    Texts,
+)
+from seqattn_fairseq.data.recipe import CorpusRecipe
+from seqattn_fairseq.data.sources import Located, Piece, fetch_all, unpack
+from seqattn_fairseq.data.stages import CODES_FILE
+from seqattn_fairseq.data.text_chain import FinalDot
+from seqattn_fairseq.data.workers import line_workers
+from seqattn_fairseq.data.workspace import Progress, Step, open_workspace
 
-from seqattn_fairseq.data.binarize import binarize, dictionary_types, install
-from seqattn_fairseq.data.checks import TextCount, check_parallel
-from seqattn_fairseq.data.description import BpeDescription, CorpusDescription
-from seqattn_fairseq.data.fetch import fetch
-from seqattn_fairseq.data.files import read_lines, write_atomically
-from seqattn_fairseq.data.recipes import CorpusRecipe
-from seqattn_fairseq.data.segmentation import learn_codes, segment_lines
-from seqattn_fairseq.data.text_chain import FinalDot, TextChain, TextChains
-from seqattn_fairseq.data.workers import LinesFunction, LineWorkers, line_workers
-from seqattn_fairseq.data.workspace import Progress, Step, Workspace, open_workspace
-
-DATA_BIN = "data-bin"
-CODES_FILE = "bpe.codes"
-CHAIN_FILE = "text_chain.json"
-
-Pair = tuple[str, str]  # name of a split, language
-RawFiles = dict[Pair, Path]
+DOWNLOADS = "raw"
 
 
 @dataclass(frozen=True)
 class PreparedCorpus:
     """What a preparation left: where, how large, and how many of its steps had to be done.
 
-    ``sizes`` maps (split, language) to the lines and tokens before BPE; ``types`` counts the
-    joined dictionary as fairseq does, specials included.
+    ``sizes`` maps (split, language) to the lines and tokens of the text that was binarised;
+    ``types`` maps languages to the sizes of their dictionaries as fairseq counts them, specials
+    included; ``speeds`` maps stages to lines per second.
     """
 
     data_bin: Path
+    joined: bool
     sizes: dict[Pair, TextCount]
-    types: int
+    types: dict[str, int]
+    speeds: dict[str, int]
     steps: int
     steps_done: int
 
@@ -50,165 +51,106 @@ def prepare(
     source: Path | None,
     workers: int,
     final_dot: FinalDot | None = None,
+    joined: bool | None = None,
 ) -> PreparedCorpus:
     """Prepare a corpus in ``folder``; repeated or after a kill, only what is missing is done.
 
-    ``source`` is the folder of the raw files; None fetches them. ``final_dot`` overrides the
-    recipe's rule. The folder then holds ``tok/`` and ``bpe/`` (text before and after BPE),
-    ``data-bin/`` (for fairseq, complete in itself) and ``manifest.json``.
+    ``source`` is the folder of the public files; None fetches them to ``raw/``. ``final_dot``
+    overrides the recipe's rule. ``joined`` asks for one dictionary or two; where that is not what
+    the recipe does, the result is a data-bin of its own beside that of the recipe. The folder
+    then holds ``orig/`` (members of archives), a folder of text for every stage, ``data-bin/``
+    (for fairseq, complete in itself) and ``manifest.json``.
 
     Raises:
-        SeqAttnError: a raw file is missing, damaged, not UTF-8, empty or not parallel; the
-            folder is in use or holds something else; fetching fails.
+        SeqAttnError: a file is missing, damaged, not UTF-8, empty or not parallel; the folder is
+            in use or holds something else; fetching fails.
     """
+    if recipe.ready and recipe.ready.is_at_hand(source or folder / DOWNLOADS):
+        recipe = recipe.ready
     located = None if source is None else recipe.locate(source)
     chains = recipe.text_chains(final_dot)
     facts = {"terms": recipe.terms, "text_chain": chains.to_dict()}
     with open_workspace(folder, recipe.name, facts) as workspace, line_workers(workers) as pool:
-        raw = located or _fetch_raw(recipe, folder / "raw")
-        return _Preparation(recipe, chains, workspace, pool).run(raw)
-
-
-def _fetch_raw(recipe: CorpusRecipe, folder: Path) -> RawFiles:
-    raw = {
-        (split.name, lang): folder / f"{split.stem}.{lang}.gz"
-        for split in recipe.splits
-        for lang in recipe.langs
-    }
-    print(f"{recipe.name}: {recipe.terms}", file=sys.stderr)
-    with tqdm(desc="fetch", unit="B", unit_scale=True) as bar:
-        for path in raw.values():
-            fetch(recipe.base_url + path.name, recipe.sha256[path.name], path, bar.update)
-    return raw
+        pipeline = Pipeline(recipe.langs, chains, workspace, pool)
+        if located is None:
+            pipeline.announce(f"{recipe.name}: {recipe.terms}")
+            located = fetch_all(recipe.downloads, folder / DOWNLOADS)
+        return _Preparation(recipe, pipeline, located).run(joined)
 
 
 class _Preparation:
-    """The stages of one preparation, each a list of steps for the workspace."""
+    """What happens before and after the stages of a recipe."""
 
-    def __init__(
-        self, recipe: CorpusRecipe, chains: TextChains, workspace: Workspace, workers: LineWorkers
-    ) -> None:
+    def __init__(self, recipe: CorpusRecipe, pipeline: Pipeline, located: Located) -> None:
         self.recipe = recipe
-        self.chains = chains
-        self.workspace = workspace
-        self.workers = workers
-        self.folder = workspace.folder
-        self.codes = self.folder / CODES_FILE
-        self.steps = self.steps_done = 0
+        self.pipeline = pipeline
+        self.files = unpack(recipe.sides, located, pipeline)
 
-    def run(self, raw: RawFiles) -> PreparedCorpus:
+    def run(self, joined: bool | None) -> PreparedCorpus:
         """Do what is missing and describe the result."""
-        checks = [self._check_step(split.name, raw) for split in self.recipe.splits]
-        self._do(checks)
-        self.lines = {step.name: self.workspace.count(step).lines for step in checks}
-        tokenize = {pair: self._tokenize_step(pair, path) for pair, path in raw.items()}
-        self._do(list(tokenize.values()))
-        self._do([self._learn_step()], bar=False)
-        self._do([self._segment_step(pair) for pair in raw])
-        self._do([self._binarize_step(list(raw))])
-        return PreparedCorpus(
-            data_bin=self.folder / DATA_BIN,
-            sizes={pair: self.workspace.count(step) for pair, step in tokenize.items()},
-            types=dictionary_types(self.folder / DATA_BIN, self.recipe.target_lang),
-            steps=self.steps,
-            steps_done=self.steps_done,
-        )
+        texts = self._checked()
+        self.pipeline.raw = dict(texts)
+        if self.recipe.codes:
+            codes = self.files[self.recipe.codes]
+            self.pipeline.subwords = SubwordFile("subword_nmt", codes, CODES_FILE)
+        for stage in self.recipe.stages:
+            texts = stage.run(texts, self.pipeline)
+        joined = self.recipe.joined if joined is None else joined
+        return self._binarized(texts, joined)
 
-    def _do(self, steps: Sequence[Step], bar: bool = True) -> None:
-        """Run the steps of one stage that are not done yet, with a progress bar in lines."""
-        pending = [step for step in steps if not self.workspace.is_done(step)]
-        self.steps += len(steps)
-        self.steps_done += len(pending)
-        if not pending:
-            return
-        total = sum(step.lines for step in pending) or None
-        stage = pending[0].stage
-        with tqdm(total=total, desc=stage, unit=" lines", disable=not bar) as shown:
-            for step in pending:
-                self.workspace.run(step, shown.update)
-
-    def _text(self, stage: str, pair: Pair) -> Path:
-        return self.folder / stage / ".".join(pair)
-
-    def _check_step(self, split: str, raw: RawFiles) -> Step:
-        source, target = (raw[split, lang] for lang in self.recipe.langs)
-
-        def action(progress: Progress) -> TextCount:
-            counts = check_parallel(source, target)
-            progress(counts[0].lines)
-            return TextCount(counts[0].lines, sum(count.tokens for count in counts))
-
-        return Step("check", split, (source, target), (), {}, action)
-
-    def _tokenize_step(self, pair: Pair, source: Path) -> Step:
-        is_source = pair[1] == self.recipe.source_lang
-        chain = self.chains.source if is_source else self.chains.target
-        target = self._text("tok", pair)
-        action = partial(self._rewrite, source, target, partial(_encode_lines, chain))
-        parameters = {"text_chain": chain.to_dict()}
-        return Step(
-            "tokenize", target.name, [source], [target], parameters, action, self.lines[pair[0]]
-        )
-
-    def _learn_step(self) -> Step:
-        texts = [self._text("tok", ("train", lang)) for lang in self.recipe.langs]
-        merges = self.recipe.merges
-
-        def action(progress: Progress) -> TextCount:
-            print(f"learn BPE, at most {merges:,} merges:", file=sys.stderr)
-            learn_codes(texts, self.codes, merges)
-            return TextCount(2 * self.lines["train"], self._tokens("tokenize", texts))
-
-        return Step("learn BPE", CODES_FILE, texts, [self.codes], {"merges": merges}, action)
-
-    def _segment_step(self, pair: Pair) -> Step:
-        source, target = self._text("tok", pair), self._text("bpe", pair)
-        function = partial(segment_lines, self.codes, self.workspace.digest(self.codes))
-        action = partial(self._rewrite, source, target, function)
-        inputs = [source, self.codes]
-        return Step("apply BPE", target.name, inputs, [target], {}, action, self.lines[pair[0]])
-
-    def _binarize_step(self, pairs: Sequence[Pair]) -> Step:
-        texts = [self._text("bpe", pair) for pair in pairs]
-        lines = 2 * sum(self.lines.values())
-
-        def action(progress: Progress) -> TextCount:
-            self._binarize()
-            progress(lines)
-            return TextCount(lines, self._tokens("apply BPE", texts))
-
-        parameters = {
-            "splits": [split.name for split in self.recipe.splits],
-            "langs": list(self.recipe.langs),
-            "text_chain": self.chains.to_dict(),
+    def _checked(self) -> Texts:
+        """Check all pieces and return the texts that they make up."""
+        steps = {
+            (split, number): self._check_step(split, number, piece)
+            for split, pieces in self.recipe.sets.items()
+            for number, piece in enumerate(pieces)
         }
-        outputs = [self.folder / DATA_BIN]
-        return Step("binarize", DATA_BIN, [*texts, self.codes], outputs, parameters, action, lines)
+        self.pipeline.do(list(steps.values()))
+        texts: Texts = {}
+        for split, pieces in self.recipe.sets.items():
+            counts = [self.pipeline.workspace.count(steps[split, n]) for n in range(len(pieces))]
+            lines = sum(count.lines for count in counts)
+            for lang in self.recipe.langs:
+                parts = tuple(self._part(piece, lang) for piece in pieces)
+                texts[split, lang] = Text(parts, lines)
+        return texts
 
-    def _binarize(self) -> None:
-        splits, langs = [split.name for split in self.recipe.splits], self.recipe.langs
-        partial_bin = binarize(self.folder, "bpe", splits, langs, self.workers.count)
-        bpe = BpeDescription("subword_nmt", CODES_FILE)
-        corpus = CorpusDescription(*langs, bpe, CHAIN_FILE)
-        install(partial_bin, self.folder / DATA_BIN, self.codes, self.chains, corpus)
+    def _part(self, piece: Piece, lang: str) -> Part:
+        return Part(self.files[piece.sides[lang]], piece.reader)
 
-    def _rewrite(
-        self, source: Path, target: Path, function: LinesFunction, progress: Progress
-    ) -> TextCount:
-        """Write ``function`` of every line of ``source`` to ``target``."""
-        count = tokens = 0
-        with write_atomically(target) as stream:
-            for lines in self.workers.map(function, read_lines(source)):
-                stream.writelines(f"{line}\n" for line in lines)
-                count += len(lines)
-                tokens += sum(len(line.split()) for line in lines)
-                progress(len(lines))
-        return TextCount(count, tokens)
+    def _check_step(self, split: str, number: int, piece: Piece) -> Step:
+        parts = [self._part(piece, lang) for lang in self.recipe.langs]
 
-    def _tokens(self, stage: str, texts: Sequence[Path]) -> int:
-        entries = self.workspace.manifest["stages"][stage]
-        return sum(entries[text.name]["tokens"] for text in texts)
+        def action(progress: Progress) -> TextCount:
+            source, target = self.pipeline.workers.each(_count, parts)
+            check_same_lines(paths[0], source, paths[1], target)
+            progress(source.lines)
+            return TextCount(source.lines, source.tokens + target.tokens)
+
+        name = split if len(self.recipe.sets[split]) == 1 else f"{split}, part {number + 1}"
+        paths = [part.path for part in parts]
+        return Step("check", name, paths, (), {"reader": piece.reader}, action)
+
+    def _binarized(self, texts: Texts, joined: bool) -> PreparedCorpus:
+        pipeline, recipe = self.pipeline, self.recipe
+        path = pipeline.folder / recipe.data_bin(joined)
+        raw = {} if recipe.pretokenized else pipeline.raw
+        references = {
+            split: (raw.get((split, recipe.target_lang)), test_set)
+            for split, test_set in recipe.references.items()
+        }
+        data_bin = DataBin(path, Dictionaries(joined, recipe.words), texts, references, pipeline)
+        pipeline.do([data_bin.step()])
+        return PreparedCorpus(
+            data_bin=path,
+            joined=joined,
+            sizes={pair: binary_size(path, recipe.langs, pair) for pair in texts},
+            types={lang: dictionary_types(path, lang) for lang in recipe.langs},
+            speeds=pipeline.workspace.manifest["lines_per_second"],
+            steps=pipeline.steps,
+            steps_done=pipeline.steps_done,
+        )
 
 
-def _encode_lines(chain: TextChain, lines: list[str]) -> list[str]:
-    return [chain.encode(line) for line in lines]
+def _count(part: Part) -> TextCount:
+    return count_text(part.path, READERS[part.reader])

@@ -1,4 +1,4 @@
-"""Processes that rewrite lines in order, with flat memory, and never outlive the command."""
+"""Processes that work on lines in order, with flat memory, and never outlive the command."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
+from typing import TypeVar
 
-LinesFunction = Callable[[list[str]], list[str]]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
-_CHUNK_LINES = 500
+_CHUNK_ITEMS = 500
 _WATCH_SECONDS = 0.2
 
 
@@ -25,23 +27,29 @@ class LineWorkers:
         self._executor = executor
         self.count = count
 
-    def map(self, function: LinesFunction, lines: Iterable[str]) -> Iterator[list[str]]:
-        """Yield ``function(chunk)`` for consecutive chunks of ``lines``.
+    def map(
+        self, function: Callable[[list[Item]], Result], items: Iterable[Item]
+    ) -> Iterator[Result]:
+        """Yield ``function(chunk)`` for consecutive chunks of ``items``, lines or pairs of lines.
 
-        ``function`` is picklable and returns one line per line. Only a few chunks per process
-        are held in memory, however long the text is.
+        ``function`` is picklable. Only a few chunks per process are held in memory, however long
+        the text is.
         """
-        chunks = _chunks(lines)
-        if self._executor is None:
-            return map(function, chunks)
-        return self._map_in_processes(self._executor, function, chunks)
+        return self._ordered(function, chunks(items))
 
-    def _map_in_processes(
-        self, executor: ProcessPoolExecutor, function: LinesFunction, chunks: Iterator[list[str]]
-    ) -> Iterator[list[str]]:
-        pending: deque[Future[list[str]]] = deque()
-        for chunk in chunks:
-            pending.append(executor.submit(function, chunk))
+    def each(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Yield ``function(item)`` for every item, for few items that are much work each."""
+        return self._ordered(function, items)
+
+    def _ordered(
+        self, function: Callable[[Item], Result], tasks: Iterable[Item]
+    ) -> Iterator[Result]:
+        if self._executor is None:
+            yield from map(function, tasks)
+            return
+        pending: deque[Future[Result]] = deque()
+        for task in tasks:
+            pending.append(self._executor.submit(function, task))
             if len(pending) > 4 * self.count:
                 yield pending.popleft().result()
         while pending:
@@ -84,7 +92,8 @@ def _watch(parent: int) -> None:
     os._exit(1)
 
 
-def _chunks(lines: Iterable[str]) -> Iterator[list[str]]:
-    iterator = iter(lines)
-    while chunk := list(islice(iterator, _CHUNK_LINES)):
+def chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Yield lists of consecutive items, as large as one task of a worker."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, _CHUNK_ITEMS)):
         yield chunk

@@ -18,13 +18,24 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm  # type: ignore[import-untyped]
+
 from seqattn_fairseq.data.checks import TextCount
 from seqattn_fairseq.data.files import remove_partial_files, sha256_of, write_atomically
 from seqattn_fairseq.errors import SeqAttnError
 
 MANIFEST_FILE = "manifest.json"
 _LOCK_FILE = ".lock"
-_TOOLS = ("seqattn_fairseq", "fairseq-fixed", "fairseq", "sacremoses", "subword-nmt", "torch")
+_LONG_BYTES = 1 << 30  # a file that takes seconds to read gets a progress bar
+_TOOLS = (
+    "seqattn_fairseq",
+    "fairseq-fixed",
+    "fairseq",
+    "sacremoses",
+    "subword-nmt",
+    "sentencepiece",
+    "torch",
+)
 
 Progress = Callable[[int], object]
 
@@ -63,7 +74,12 @@ class Workspace:
     def digest(self, path: Path) -> str:
         """Return the SHA-256 of a file, reading it once unless a step rewrites it."""
         if path not in self._digests:
-            self._digests[path] = sha256_of(path)
+            size = path.stat().st_size
+            hidden = size < _LONG_BYTES
+            with tqdm(
+                total=size, desc=f"hash {path.name}", unit="B", unit_scale=True, disable=hidden
+            ) as bar:
+                self._digests[path] = sha256_of(path, bar.update)
         return self._digests[path]
 
     def record(self, step: Step) -> dict[str, Any]:
@@ -108,7 +124,11 @@ class Workspace:
             stream.write(json.dumps(self.manifest, indent=1, ensure_ascii=False) + "\n")
 
     def _key(self, step: Step) -> dict[str, Any]:
-        inputs = {path.name: self.digest(path) for path in step.inputs}
+        inputs: dict[str, str] = {}
+        for path in step.inputs:
+            # Two files in different folders may have the same name.
+            name = path.as_posix() if path.name in inputs else path.name
+            inputs[name] = self.digest(path)
         return {"inputs": inputs, "parameters": step.parameters}
 
     def _has(self, name: str, sha256: str) -> bool:
@@ -123,7 +143,8 @@ class Workspace:
         for stage, entries in self.manifest["stages"].items():
             seconds = sum(entry["seconds"] for entry in entries.values())
             lines = sum(entry["lines"] for entry in entries.values())
-            speeds[stage] = round(lines / max(seconds, 1e-3))
+            if lines:
+                speeds[stage] = round(lines / max(seconds, 1e-3))
         return speeds
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import gzip
 import random
-from dataclasses import replace
 from pathlib import Path
 
 from seqattn_fairseq.data.recipes import RECIPES
 
 # The small corpus has enough words for these merges, and they are learnt quickly.
-RECIPE = replace(RECIPES["multi30k_en_de"], merges=60)
+RECIPE = RECIPES["multi30k_en_de"].with_merges(60)
 
 SIZES = {
     "train": 600,
@@ -70,9 +69,9 @@ def write_text(path: Path, text: str | bytes) -> None:
 
 def tree(folder: Path) -> dict[str, bytes]:
     """Return the files that a preparation promises to repeat, with their bytes."""
+    others = {".lock", "manifest.json", "preprocess.log", "raw"}
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
-        for place in ("tok", "bpe", "data-bin", "bpe.codes")
-        for path in sorted([folder / place, *(folder / place).rglob("*")])
-        if path.is_file()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and others.isdisjoint(path.relative_to(folder).parts)
     }

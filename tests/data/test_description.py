@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from seqattn_fairseq.data.description import (
     BpeDescription,
     CorpusDescription,
+    Reference,
     load_corpus_description,
 )
 from seqattn_fairseq.errors import SeqAttnError
@@ -16,15 +18,39 @@ from seqattn_fairseq.errors import SeqAttnError
 SUBWORD_NMT = CorpusDescription(
     "en", "de", BpeDescription("subword_nmt", "bpe.codes"), "text_chain.json"
 )
+WITH_REFERENCES = CorpusDescription(
+    "en",
+    "de",
+    references={
+        "valid": Reference("reference.valid.de"),
+        "test": Reference("reference.test.de", "wmt14/full"),
+        "test1": Reference(sacrebleu="wmt16"),
+    },
+)
 SENTENCEPIECE = CorpusDescription("de", "en", BpeDescription("sentencepiece", "spm.model"))
 
 
-@pytest.mark.parametrize("corpus", [SUBWORD_NMT, SENTENCEPIECE, CorpusDescription("en", "de")])
+@pytest.mark.parametrize(
+    "corpus", [SUBWORD_NMT, SENTENCEPIECE, WITH_REFERENCES, CorpusDescription("en", "de")]
+)
 def test_round_trip(tmp_path: Path, corpus: CorpusDescription) -> None:
-    for name in corpus.files():
+    references = [known.file for known in corpus.references.values() if known.file]
+    for name in [*corpus.files(), *references]:
         (tmp_path / name).touch()
     corpus.save(tmp_path)
     assert load_corpus_description(tmp_path) == corpus
+
+
+def test_file_of_before_there_were_references(tmp_path: Path) -> None:
+    old = {"source_lang": "en", "target_lang": "de", "bpe": None, "text_chain": None}
+    (tmp_path / "corpus.json").write_text(json.dumps(old))
+    assert load_corpus_description(tmp_path) == CorpusDescription("en", "de")
+
+
+def test_missing_reference_is_named(tmp_path: Path) -> None:
+    WITH_REFERENCES.save(tmp_path)
+    with pytest.raises(SeqAttnError, match=r"names reference\.valid\.de, which is not there"):
+        load_corpus_description(tmp_path)
 
 
 def test_foreign_data_bin_has_none(tmp_path: Path) -> None:
@@ -53,6 +79,10 @@ def test_fairseq_arguments_are_absolute(tmp_path: Path, monkeypatch: pytest.Monk
         "[]",
         '{"source_lang": "en"}',
         '{"source_lang": "en", "target_lang": "de", "bpe": {"kind": "x", "file": "y"}}',
+        '{"source_lang": "a", "target_lang": "b", "bpe": null, "text_chain": null,'
+        ' "references": {"test": "reference.test.de"}}',
+        '{"source_lang": "a", "target_lang": "b", "bpe": null, "text_chain": null,'
+        ' "references": []}',
     ],
 )
 def test_malformed_file_is_named(tmp_path: Path, content: str) -> None:

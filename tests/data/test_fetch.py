@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from seqattn_fairseq.data import fetch as fetching
-from seqattn_fairseq.data.fetch import fetch
+from seqattn_fairseq.data.fetch import fetch, recorded_sha256, verify
 from seqattn_fairseq.errors import SeqAttnError
 
 CONTENT = bytes(range(256)) * 1000
@@ -29,6 +29,7 @@ class Server(ThreadingHTTPServer):
         self.supports_ranges = True
         self.breaks_after: list[int] = []
         self.status: list[int] = []
+        self.tag = ""
 
     @property
     def url(self) -> str:
@@ -51,12 +52,16 @@ class Handler(BaseHTTPRequestHandler):
         body = server.content[start:]
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(body)))
+        if server.tag:
+            self.send_header("ETag", server.tag)
         self.end_headers()
         self.wfile.write(body[: server.breaks_after.pop(0)] if server.breaks_after else body)
 
     def _start(self) -> int:
         asked = self.headers["Range"]
         if asked is None or not self.server.supports_ranges:
+            return 0
+        if self.headers["If-Range"] not in (None, self.server.tag):
             return 0
         return int(asked.removeprefix("bytes=").removesuffix("-"))
 
@@ -176,3 +181,111 @@ def test_no_server(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     with pytest.raises(SeqAttnError, match=r"cannot fetch .*[Rr]efused.* --from DIR"):
         fetch("http://127.0.0.1:9/file", SHA256, path)
+
+
+def record_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def test_next_place_after_one_that_fails(server: Server, path: Path) -> None:
+    places = [server.url + "/gone", "http://127.0.0.1:9/file", server.url]
+    fetch(places, SHA256, path)
+    assert_fetched(path)
+    path.unlink()
+    with pytest.raises(SeqAttnError, match=r"file/gone: HTTP 404.*; cannot .*--from DIR") as caught:
+        fetch(places[:2], SHA256, path)
+    assert "\n" not in str(caught.value)
+
+
+def test_first_download_without_a_known_hash_is_recorded(server: Server, path: Path) -> None:
+    fetch(server.url, None, path)
+    assert path.read_bytes() == CONTENT
+    assert record_of(path).read_text() == f"{SHA256}  {path.name}\n"
+    assert sorted(path.parent.iterdir()) == [path, record_of(path)]
+    fetch(server.url, None, path)
+    assert len(server.ranges) == 1
+    # The record outlives the file, and the file cannot change unnoticed.
+    path.unlink()
+    server.content = CONTENT[::-1]
+    with pytest.raises(SeqAttnError, match=rf"SHA-256 is .* expected {SHA256}"):
+        fetch(server.url, None, path)
+    assert list(path.parent.iterdir()) == [record_of(path)]
+    path.write_bytes(CONTENT[1:])
+    with pytest.raises(SeqAttnError, match=rf"\.sha256 beside it records {SHA256}"):
+        fetch(server.url, None, path)
+
+
+def test_file_that_was_brought_by_hand_is_recorded(server: Server, path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(CONTENT)
+    assert recorded_sha256(path) is None
+    fetch(server.url, None, path)
+    assert recorded_sha256(path) == SHA256 and server.ranges == []
+
+
+def test_verify(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(CONTENT)
+    verify(path)
+    verify(path, SHA256)
+    with pytest.raises(SeqAttnError, match=r"SHA-256 is .* but it must be 00; get the file again"):
+        verify(path, "00")
+    for content, message in [(b"", "empty file"), (b"<html>", "a web page")]:
+        path.write_bytes(content)
+        with pytest.raises(SeqAttnError, match=message):
+            verify(path)
+
+
+def test_known_size(server: Server, path: Path) -> None:
+    with pytest.raises(SeqAttnError, match="256,000 bytes, expected 255,999; "):
+        fetch(server.url, None, path, size=len(CONTENT) - 1)
+    assert list(path.parent.iterdir()) == []
+    fetch(server.url, None, path, size=len(CONTENT))
+    assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<!doctype HTML><title>Quota exceeded</title>", r"file: the server sent a web page"),
+        (b"", r"an empty file \(0 bytes\)"),
+    ],
+)
+@pytest.mark.parametrize("sha256", [None, SHA256])
+def test_no_file(
+    server: Server, path: Path, content: bytes, message: str, sha256: str | None
+) -> None:
+    server.content = content
+    with pytest.raises(SeqAttnError, match=rf"{message}.*--from DIR"):
+        fetch(server.url, sha256, path)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_unpinned_part_is_continued_by_its_version_alone(
+    server: Server, path: Path, part: Path
+) -> None:
+    def break_off() -> None:
+        server.breaks_after = [100] * fetching.ATTEMPTS
+        with pytest.raises(SeqAttnError, match="connection closed"):
+            fetch(server.url, None, path)
+        server.ranges.clear()
+
+    server.tag = '"v1"'
+    break_off()
+    fetch(server.url, None, path)
+    assert server.ranges == [f"bytes={100 * fetching.ATTEMPTS}-"]
+    assert path.read_bytes() == CONTENT
+    path.unlink()
+    record_of(path).unlink()
+    break_off()
+    server.tag, server.content = '"v2"', CONTENT[::-1]
+    fetch(server.url, None, path)
+    assert path.read_bytes() == CONTENT[::-1]
+    path.unlink()
+    record_of(path).unlink()
+    # Where the server names no version, nothing is appended to old bytes.
+    server.tag = ""
+    break_off()
+    fetch(server.url, None, path)
+    assert server.ranges == [None]
+    assert path.read_bytes() == CONTENT[::-1]

@@ -16,14 +16,17 @@ import pytest
 from seqattn_fairseq.data.description import (
     BpeDescription,
     CorpusDescription,
+    Reference,
     load_corpus_description,
 )
-from seqattn_fairseq.data.files import read_lines, sha256_of
+from seqattn_fairseq.data.files import sha256_of
 from seqattn_fairseq.data.prepare import prepare
+from seqattn_fairseq.data.recipe import CorpusRecipe
 from seqattn_fairseq.data.recipes import RECIPES
+from seqattn_fairseq.data.sources import Piece, Side
 from tests.data.corpus import RECIPE, SIZES, tree, write_raw, write_text
 
-SPLITS = [split.name for split in RECIPE.splits]
+SPLITS = list(RECIPE.sets)
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -78,10 +81,29 @@ def test_data_bin_is_complete(prepared: Path) -> None:
         assert len(dataset) == count
         assert [dictionary.string(dataset[n]) for n in range(count)] == lines[:-1]
     assert (data_bin / "bpe.codes").read_bytes() == (prepared / "bpe.codes").read_bytes()
-    corpus = CorpusDescription(
-        "en", "de", BpeDescription("subword_nmt", "bpe.codes"), "text_chain.json"
-    )
+    references = {
+        split: Reference(f"reference.{split}.de", test_set)
+        for split, test_set in RECIPE.references.items()
+    }
+    bpe = BpeDescription("subword_nmt", "bpe.codes")
+    corpus = CorpusDescription("en", "de", bpe, "text_chain.json", references)
     assert load_corpus_description(data_bin) == corpus
+
+
+def test_raw_references(prepared: Path, raw: Path) -> None:
+    for split, stem in zip(SPLITS, SIZES, strict=True):
+        reference = prepared / "data-bin" / f"reference.{split}.de"
+        if split != "train":
+            assert reference.read_bytes() == gzip.decompress((raw / f"{stem}.de.gz").read_bytes())
+
+
+def test_other_dictionaries_lie_beside_the_usual_one(copy: Path, prepared: Path, raw: Path) -> None:
+    corpus = prepare(RECIPE, copy, raw, workers=1, joined=False)
+    assert corpus.steps_done == 1
+    assert corpus.data_bin.name == "data-bin.separate"
+    assert len(set(corpus.types.values())) == 2
+    assert tree(prepared).items() <= tree(copy).items()
+    assert prepare(RECIPE, copy, raw, workers=1, joined=True).steps_done == 0
 
 
 def test_manifest(prepared: Path, raw: Path) -> None:
@@ -157,42 +179,38 @@ def test_plain_files_and_the_layout_of_the_public_repository(
     assert tree(tmp_path / "to") == tree(prepared)
 
 
+def served_at(url: str, raw: Path) -> CorpusRecipe:
+    """Return the recipe with the small corpus' files at another address."""
+
+    def moved(piece: Piece) -> Piece:
+        downloads = {lang: side.download for lang, side in piece.sides.items()}
+        return Piece(
+            {
+                lang: Side(replace(old, urls=(url + old.name,), sha256=sha256_of(raw / old.name)))
+                for lang, old in downloads.items()
+            }
+        )
+
+    return replace(
+        RECIPE, sets={split: tuple(map(moved, pieces)) for split, pieces in RECIPE.sets.items()}
+    )
+
+
 def test_fetched_files(
     prepared: Path, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     handler = partial(QuietHandler, directory=str(raw))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
-        recipe = replace(
-            RECIPE,
-            base_url=f"http://127.0.0.1:{server.server_address[1]}/",
-            sha256={path.name: sha256_of(path) for path in raw.iterdir()},
-        )
+        recipe = served_at(f"http://127.0.0.1:{server.server_address[1]}/", raw)
         prepare(recipe, tmp_path / "to", None, workers=1)
         server.shutdown()
         thread.join()
     assert tree(tmp_path / "to") == tree(prepared)
     # The server is gone, and not needed.
     assert prepare(recipe, tmp_path / "to", None, workers=1).steps_done == 0
-
-
-@pytest.mark.parametrize("pair", ["en_de", "en_fr"])
-def test_published_form_of_the_fixtures(shared: Path, tmp_path: Path, pair: str) -> None:
-    fixtures = shared / "fixtures"
-    expected = fixtures / "expected" / f"multi30k_{pair}"
-    recipe = RECIPES[f"multi30k_{pair}"]
-    prepare(recipe, tmp_path, fixtures / "multi30k", workers=2)
-    published = {"valid": "valid", "test": "test.2016", "test1": "test.2017", "test2": "test.coco"}
-    pairs = {"bpe.codes": "code.gz"}
-    for lang in recipe.langs:
-        pairs[f"data-bin/dict.{lang}.txt"] = f"data-bin/dict.{lang}.txt.gz"
-        for split in recipe.splits:
-            pairs[f"tok/{split.name}.{lang}"] = f"{split.stem}.lc.norm.tok.{lang}.gz"
-            pairs[f"bpe/{split.name}.{lang}"] = f"{published.get(split.name, 'train')}.{lang}.gz"
-    for ours, theirs in pairs.items():
-        assert list(read_lines(tmp_path / ours)) == list(read_lines(expected / theirs)), ours
 
 
 @pytest.mark.slow
@@ -203,5 +221,6 @@ def test_published_form_of_multi30k(shared: Path, tmp_path: Path) -> None:
     model = trained / "multi30k_en_de_transformer_tiny"
     assert (corpus.data_bin / "bpe.codes").read_bytes() == (model / "bpe.codes").read_bytes()
     assert (corpus.data_bin / "dict.de.txt").read_bytes() == (model / "dict.txt").read_bytes()
-    assert corpus.types == 9_712
-    assert prepare(RECIPES["multi30k_en_fr"], tmp_path / "fr", raw, workers=2).types == 9_544
+    assert corpus.types == {"en": 9_712, "de": 9_712}
+    french = prepare(RECIPES["multi30k_en_fr"], tmp_path / "fr", raw, workers=2)
+    assert french.types["fr"] == 9_544

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -175,18 +174,52 @@ def test_two_preparations_in_one_folder(
     process.join()
 
 
-def test_script_passes_its_arguments_on(raw: Path, root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("script", "arguments", "passed"),
+    [
+        ("multi30k", [], "multi30k_en_de"),
+        ("multi30k", ["en_fr"], "multi30k_en_fr"),
+        ("iwslt14", [], "iwslt14_de_en"),
+        ("iwslt14", ["en_de", "--final-dot", "old"], "iwslt14_en_de --final-dot old"),
+        ("iwslt15", [], "iwslt15_en_vi"),
+        ("wmt14_en_de", ["--workers", "2"], "wmt17_en_de --workers 2"),
+        ("wmt14_en_de", ["--workers", "2", "--icml17"], "wmt14_en_de --workers 2"),
+        ("wmt14_en_fr", ["--joined-dictionary"], "wmt14_en_fr --joined-dictionary"),
+        ("wmt16_en_de_bpe32k", ["de_en"], "wmt16_de_en_bpe32k"),
+        ("wmt16_en_de_mega", [], "wmt16_en_de_mega"),
+    ],
+)
+def test_scripts_pass_their_arguments_on(
+    root: Path, tmp_path: Path, script: str, arguments: list[str], passed: str
+) -> None:
     # A copy in a folder with spaces and without a .venv takes seqattn from the path.
-    script = tmp_path / "check out" / "scripts" / "prepare_multi30k.sh"
-    script.parent.mkdir(parents=True)
-    shutil.copy(root / "scripts" / "prepare_multi30k.sh", script)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    scripts = shutil.copytree(root / "scripts", tmp_path / "check \u00fc out" / "scripts")
+    stub = tmp_path / "bin" / "seqattn"
+    stub.parent.mkdir()
+    stub.write_text('#!/bin/sh\necho "$#: $@"\n')
+    stub.chmod(0o755)
     done = subprocess.run(
-        [script, "en_fr", "--from", raw, "--to", tmp_path / "to"],
+        [scripts / f"prepare_{script}.sh", *arguments, "--from", "a b"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "PATH": f"{stub.parent}{os.pathsep}{os.environ['PATH']}"},
+    )
+    count = len(passed.split()) + 3
+    assert done.stdout == f"{count}: prepare {passed} --from a b\n"
+    corpus = passed.split(maxsplit=1)[0]
+    assert corpus in RECIPES
+
+
+def test_script_without_the_command(root: Path, tmp_path: Path) -> None:
+    scripts = shutil.copytree(root / "scripts", tmp_path / "scripts")
+    done = subprocess.run(
+        [scripts / "prepare_iwslt15.sh"],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PATH": path},
+        env={"PATH": os.defpath},
     )
     assert done.returncode == 1
-    assert "found neither train.fr.gz nor train.fr in" in done.stderr
+    assert done.stderr == "prepare_iwslt15.sh: seqattn is not installed; run 'make setup' first\n"

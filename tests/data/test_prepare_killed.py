@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from seqattn_fairseq.data.prepare import prepare
+from seqattn_fairseq.data.recipe import CorpusRecipe
+from seqattn_fairseq.data.recipes import RECIPES
+from tests.data import miniature
 from tests.data.corpus import RECIPE, tree, write_raw
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked copies of itself")
@@ -19,17 +22,32 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked co
 FORK = multiprocessing.get_context("fork") if hasattr(os, "fork") else multiprocessing
 
 
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_raw(tmp_path_factory.mktemp("raw"))
+# One corpus of plain files, one of archives that goes through nearly every kind of stage.
+CORPORA = [RECIPE, RECIPES["wmt14_en_de"].with_merges(60)]
+
+Corpus = tuple[CorpusRecipe, Path]
+
+
+@pytest.fixture(scope="module", params=CORPORA, ids=lambda recipe: recipe.name)
+def corpus(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """A recipe and the folder of its public files."""
+    folder = tmp_path_factory.mktemp("raw")
+    if request.param is RECIPE:
+        write_raw(folder)
+    else:
+        miniature.write_wmt14(folder)
+    return request.param, folder
 
 
 @pytest.fixture(scope="module")
-def straight(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], float]:
+def straight(
+    corpus: Corpus, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, bytes], float]:
     """Files and seconds of a preparation that nobody interrupts."""
+    recipe, raw = corpus
     folder = tmp_path_factory.mktemp("straight")
     start = time.perf_counter()
-    prepare(RECIPE, folder, raw, workers=2)
+    prepare(recipe, folder, raw, workers=2)
     return tree(folder), time.perf_counter() - start
 
 
@@ -37,7 +55,7 @@ def leftovers(folder: Path) -> list[Path]:
     return list(folder.rglob("*.partial"))
 
 
-def prepare_until_replace(folder: Path, raw: Path, number: int) -> None:
+def prepare_until_replace(corpus: Corpus, folder: Path, number: int) -> None:
     """Prepare, but die by SIGKILL instead of giving the ``number``-th file its name."""
     replace_file, count = os.replace, 0
 
@@ -49,17 +67,19 @@ def prepare_until_replace(folder: Path, raw: Path, number: int) -> None:
         replace_file(source, target)
 
     os.replace = replace  # type: ignore[assignment]
-    prepare(RECIPE, folder, raw, workers=1)
+    recipe, raw = corpus
+    prepare(recipe, folder, raw, workers=1)
 
 
 def test_killed_at_every_commit(
-    straight: tuple[dict[str, bytes], float], raw: Path, tmp_path: Path
+    straight: tuple[dict[str, bytes], float], corpus: Corpus, tmp_path: Path
 ) -> None:
     kills = 0
     while True:
-        # A step gives one name to its result and one to its record, the last step six in all:
+        # A step gives one name to its result and one to its record, the last step eleven in all:
         # these numbers hit either, and let every step come to its end once.
-        child = FORK.Process(target=prepare_until_replace, args=(tmp_path, raw, 4 + kills % 4))
+        number = 4 + kills % 9
+        child = FORK.Process(target=prepare_until_replace, args=(corpus, tmp_path, number))
         child.start()
         child.join()
         if child.exitcode == 0:
@@ -74,13 +94,14 @@ def test_killed_at_every_commit(
 
 
 def test_killed_at_random_moments(
-    straight: tuple[dict[str, bytes], float], raw: Path, tmp_path: Path
+    straight: tuple[dict[str, bytes], float], corpus: Corpus, tmp_path: Path
 ) -> None:
     files, seconds = straight
+    recipe, raw = corpus
     draw = random.Random(1)
     kills = 0
     for _ in range(6):
-        child = FORK.Process(target=prepare, args=(RECIPE, tmp_path, raw, 2))
+        child = FORK.Process(target=prepare, args=(recipe, tmp_path, raw, 2))
         child.start()
         child.join(draw.uniform(0, 0.6 * seconds))
         if child.exitcode is None:
@@ -88,7 +109,7 @@ def test_killed_at_random_moments(
             kills += 1
         child.join()
     assert kills > 0
-    prepare(RECIPE, tmp_path, raw, workers=2)
+    prepare(recipe, tmp_path, raw, workers=2)
     assert tree(tmp_path) == files
-    assert prepare(RECIPE, tmp_path, raw, workers=2).steps_done == 0
+    assert prepare(recipe, tmp_path, raw, workers=2).steps_done == 0
     assert not leftovers(tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ from seqattn_fairseq.data.files import read_lines
 from seqattn_fairseq.data.text_chain import TextChain, TextChains, lowercase, split_final_dot
 from seqattn_fairseq.errors import SeqAttnError
 
-FULL = {"lowercase": True, "normalize_punctuation": True, "tokenize": True}
+FULL: dict[str, Any] = {"lowercase": True, "normalize_punctuation": True, "tokenize": True}
 
 
 def published(lang: str) -> TextChain:
@@ -39,7 +40,8 @@ def published(lang: str) -> TextChain:
         ("en", " two  blanks ", "two blanks"),
         ("en", "[R&D] <x|y>", "&#91; r &amp; d &#93; &lt; x &#124; y &gt;"),
         ("en", "", ""),
-        ("en", " \u00a0 ", ""),
+        # tokenizer.perl prints blank lines as they are.
+        ("en", "  \u00a0 ", " \u00a0 "),
     ],
 )
 def test_published_form(lang: str, raw: str, tokens: str) -> None:
@@ -73,6 +75,32 @@ def test_aggressive_and_unescaped() -> None:
     assert chain.decode("well @-@ known R & D &amp;") == "well-known R & D &amp;"
 
 
+@pytest.mark.parametrize(
+    ("order", "tokens"),
+    [
+        # Moses knows "usw." as an abbreviation, but not "Usw.", unless a small letter follows.
+        (("lowercase", "normalize_punctuation", "strip_control", "tokenize"), "ein usw. b"),
+        (("normalize_punctuation", "strip_control", "tokenize", "lowercase"), "ein usw . b"),
+    ],
+)
+def test_steps_happen_in_their_order(order: tuple[str, ...], tokens: str) -> None:
+    chain = TextChain("de", **FULL, strip_control=True, order=order)
+    assert chain.encode("Ein Usw. B") == tokens
+
+
+def test_part_of_a_chain() -> None:
+    chain = TextChain("en", **FULL, strip_control=True)
+    assert chain.only("strip_control").encode("A\u200b\u00adB.\t") == "A  B. "
+    assert chain.only("tokenize", "aggressive").encode("A-b.") == "A-b ."
+    assert chain.only().encode(" A ") == " A "
+
+
+def test_chain_files_of_before_the_order_load(tmp_path: Path) -> None:
+    old = {"lang": "en", **FULL, "aggressive": False, "escape": True, "final_dot": "keep"}
+    (tmp_path / "chain.json").write_text(json.dumps({"source": old, "target": old}))
+    assert TextChains.load(tmp_path / "chain.json").source == published("en")
+
+
 def test_lowercase_is_context_free() -> None:
     assert lowercase("\u03a6\u03a9\u03a3 A") == "\u03c6\u03c9\u03c3 a"
 
@@ -86,7 +114,7 @@ def test_lowercase_is_character_by_character(text: str) -> None:
 def test_tokens_are_one_clean_line(text: str, lang: str, rule: str) -> None:
     chain = TextChain.from_dict({"lang": lang, **FULL, "final_dot": rule})
     tokens = chain.encode(text)
-    assert tokens == " ".join(tokens.split())
+    assert tokens == " ".join(tokens.split()) or not tokens.strip()
     assert "\n" not in chain.decode(tokens)
 
 
@@ -136,6 +164,8 @@ def test_chains_travel_to_worker_processes() -> None:
         ({"lang": "en", "final_dot": "drop"}, "'final_dot' .* is 'drop'; .* keep or split"),
         ({"lang": "en", "escape": "no"}, "'escape' .* is 'no'; .* true or false"),
         ({"lang": ""}, "'lang' .* must be a language code"),
+        ({"lang": "en", "order": ["tokenize"]}, "'order' .* must be the names lowercase, "),
+        ({"lang": "en", "order": "tokenize"}, "'order' .* must be the names lowercase, "),
     ],
 )
 def test_bad_chain_is_one_line(values: dict[str, object], message: str) -> None:

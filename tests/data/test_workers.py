@@ -31,6 +31,12 @@ def test_order_and_size_are_kept(count: int, size: int) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
+def test_few_large_tasks_keep_their_order(count: int) -> None:
+    with line_workers(count) as workers:
+        assert list(workers.each(upper, [["a"], ["b", "c"], []])) == [["A"], ["B", "C"], []]
+
+
+@pytest.mark.parametrize("count", [1, 2])
 def test_only_a_few_chunks_are_read_ahead(count: int) -> None:
     read = 0
 

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# WMT16 English-German as Mega's prepare-wmt16en2de.sh prepares it:
+#
+#   scripts/prepare_wmt16_en_de_mega.sh [en_de|de_en] [--from DIR] [--to DIR] [--workers N]
+#       [--final-dot old|new] [--joined-dictionary|--separate-dictionaries]
+#
+# The direction is en_de unless it is named. "seqattn prepare -h" explains the options.
+set -euo pipefail
+# shellcheck source=scripts/lib.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+
+pair=en_de
+if [[ $# -gt 0 && $1 != -* ]]; then
+    pair=$1
+    shift
+fi
+exec "$seqattn_command" prepare "wmt16_${pair}_mega" "$@"
