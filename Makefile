@@ -28,7 +28,7 @@ test-all: setup  ## every test, the long ones too
 
 check: setup  ## lint, format, types, import layers, shell scripts: all of them, whatever fails
 	@$(IN_VENV) status=0; \
-	shell() { $(OURS) \( -name '*.sh' -o -path ./.ci/run \) -print0 | xargs -0 shellcheck; }; \
+	shell() { $(OURS) \( -name '*.s*h' -o -path ./.ci/run \) -print0 | xargs -0 shellcheck; }; \
 	step() { echo "== $$*"; "$$@" || status=1; }; \
 	step ruff check; \
 	step ruff format --check; \

@@ -16,16 +16,22 @@ from seqattn_fairseq.errors import SeqAttnError, nearest
 COMMANDS = {
     "attention": "draw the cross-attention of one sentence",
     "average": "average the weights of several checkpoints",
+    "compare": "paired significance tests between systems",
     "configs": "write the Hydra groups size/, variant/ and preset/ from the tables",
     "corpus": "write the embedded German-English corpus of the quickstart",
     "doctor": "print versions and every active workaround with its reason",
+    "evaluate": "average, choose on the validation set, translate and score a run",
     "export": "write a run as a folder that from_pretrained() and the hub read",
+    "generate": "translate test sets, in corpus order",
     "import-checkpoint": "turn a checkpoint of an official code into one of this project",
     "list": "list variants, architectures and presets",
     "parity": "compare this project with tensors that the official codes produced",
     "path": "print the absolute --user-dir of this plugin",
     "prepare": "fetch, clean, tokenise, segment and binarise a corpus",
-    "score": "BLEU of fairseq-generate output, with signature",
+    "prepare-corpus": "the same for two text files of your own",
+    "reproduce": "prepare, train, evaluate and record an experiment",
+    "score": "BLEU in the flavours of papers, chrF, TER, COMET; mean over seeds",
+    "train": "train a recipe on all GPUs of this node, or on several nodes",
 }
 
 
