@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 # Before torch is imported: two workers on two cores would fight over four threads. The commands
@@ -12,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import hypothesis
 import pytest
 import torch
+from hydra.core.hydra_config import HydraConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -23,6 +25,13 @@ hypothesis.settings.load_profile("house")
 @pytest.fixture(autouse=True)
 def _repeatable() -> None:
     torch.manual_seed(1)
+
+
+@pytest.fixture(autouse=True)
+def _no_recipe_left_behind() -> Iterator[None]:
+    """What a test composed stays resolvable within the test, and only there."""
+    yield
+    HydraConfig.instance().cfg = None
 
 
 @pytest.fixture(scope="session")

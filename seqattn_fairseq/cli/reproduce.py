@@ -24,6 +24,7 @@ from seqattn_fairseq.experiments.record import record
 from seqattn_fairseq.launch.composition import CONFIGS
 
 _SECONDS_PER_HOUR = 3600
+_HOURS_SHOWN = 1000
 _GB = 1e9
 
 
@@ -140,4 +141,9 @@ def _hours(estimate: Cost, speed: Probe) -> str:
     if estimate.updates is None:
         return measured
     seconds = estimate.updates * estimate.tokens_per_update / speed.tokens_per_second
-    return f"at most {seconds / _SECONDS_PER_HOUR:,.1f} h on one such device: {measured}"
+    return f"at most {_duration(seconds)} on one such device: {measured}"
+
+
+def _duration(seconds: float) -> str:
+    hours = seconds / _SECONDS_PER_HOUR
+    return f"{hours:,.1f} h" if hours < _HOURS_SHOWN else f"{hours / 24:,.0f} days"

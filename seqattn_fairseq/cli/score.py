@@ -82,7 +82,8 @@ def _plain_system(args: argparse.Namespace) -> System:
     hypotheses = list(read_lines(Path("/dev/stdin") if stdin else args.sys))
     name = "standard input" if stdin else str(args.sys)
     if args.test_set:
-        return _with_reference(System(name, text=hypotheses), args)
+        text = bleu.detokenize(hypotheses, args.detokenize) if args.detokenize else hypotheses
+        return _with_reference(System(name, text=text), args)
     references = _lines(args.ref, len(hypotheses), name)
     if args.flavour == "detokenized" and not args.detokenize:
         return System(name, text=hypotheses, references=references)
@@ -160,7 +161,7 @@ def _score_text(args: argparse.Namespace) -> int:
 
 def _score_run(run: Path, args: argparse.Namespace) -> tuple[System, ScoreTable, str]:
     """Score a run; return the system, its scores and the headline."""
-    settings = load_settings(run)
+    settings = load_settings(run).overridden(subsets=[args.subset], bleu=args.flavour)
     folder = subset_folder(run, args.subset)
     pair = str(read_record(folder)["pair"])
     system = _with_reference(named_system(run, args.subset), args, pair)

@@ -268,7 +268,8 @@ def score_folder(
     record = read_record(folder)
     keys = ("subset", "pair", "checkpoint", "search", "remove_bpe", "reference", "lowercased")
     about = {key: record[key] for key in keys}
-    table = replace(table, extra={**about, "scoring": scoring, "paper": asdict(settings.paper)})
+    paper = settings.overridden(subsets=[record["subset"]], bleu=options.headline).paper
+    table = replace(table, extra={**about, "scoring": scoring, "paper": asdict(paper)})
     _write_json(folder / SCORES, table.to_dict())
     return table
 

@@ -81,11 +81,16 @@ class EvaluationSettings:
     def overridden(self, **values: Any) -> EvaluationSettings:
         """Return the settings with some fields replaced; a value of None keeps the field.
 
+        What the paper reports goes with its test set and flavour: for others there is nothing.
+
         Raises:
             SeqAttnError: a value of the wrong kind.
         """
         given = {name: _read(name, value) for name, value in values.items() if value is not None}
-        return replace(self, **given)
+        changed = replace(self, **given)
+        if (changed.subsets[0], changed.bleu) == (self.subsets[0], self.bleu):
+            return changed
+        return replace(changed, paper=PaperResult(ours=self.paper.ours))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""

@@ -192,14 +192,17 @@ def probe(experiment: Experiment, seconds: float = PROBE_SECONDS) -> Probe:
     limit = int(cfg.dataset.max_tokens or 4096)
     rows = max(1, (limit if device.type == "cuda" else min(limit, _CPU_TOKENS)) // PROBE_LENGTH)
     sample = _sample(rows, len(source), len(target), device)
+    tokens, name = rows * PROBE_LENGTH, device_name(device)
+    start = time.perf_counter()
     train(sample)
+    first = time.perf_counter() - start
+    if first > seconds:  # slow enough for its own start-up not to matter
+        return Probe(tokens / first, 1, tokens, name)
     start, batches = time.perf_counter(), 0
     while batches < 2 or time.perf_counter() - start < seconds:
         train(sample)
         batches += 1
-    tokens = rows * PROBE_LENGTH
-    speed = batches * tokens / (time.perf_counter() - start)
-    return Probe(speed, batches, tokens, device_name(device))
+    return Probe(batches * tokens / (time.perf_counter() - start), batches, tokens, name)
 
 
 def _device(cfg: Any) -> torch.device:

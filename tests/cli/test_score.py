@@ -172,6 +172,9 @@ def test_reference_of_an_official_test_set(
     options = ["--test-set", "wmt14/full", "--pair", "en-de", "--detokenize", "de"]
     assert main(["score", str(log), *options]) == 0
     assert "sacreBLEU (wmt14/full) " in capsys.readouterr().out
+    tokens = _write(tmp_path / "hyp.tok", TARGETS)
+    assert main(["score", "--sys", str(tokens), *options]) == 0
+    assert capsys.readouterr().out.startswith("sacreBLEU (wmt14/full) 100.00 ")
     _write(raw, RAW[:1])
     assert "wmt14/full has 1 lines, but" in _fails([log, *options], capsys)
 

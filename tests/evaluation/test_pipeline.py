@@ -110,6 +110,7 @@ def test_from_the_recipe_to_the_headline(tmp_path: Path) -> None:
     assert scores["search"]["length_penalty"] == report.candidate.length_penalty
     own = _json(run / "evaluation" / "test2" / "scores.json")
     assert own["scores"]["detokenized"]["name"] == "sacreBLEU (lower-cased, own reference)"
+    assert own["paper"]["score"] is None  # the paper's is that of the first set
     whole = json.loads(json.dumps(report.to_dict()))
     assert whole["subsets"]["test"]["scores"] == scores["scores"]
     assert whole["average"] == "last" and whole["settings"]["beam"] == 2

@@ -87,3 +87,18 @@ def test_the_command_line_replaces_single_values() -> None:
     )
     with pytest.raises(SeqAttnError, match="bleu is 'x'"):
         settings.overridden(bleu="x")
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept"),
+    [
+        ({"beam": 4, "subsets": ["test", "test1"]}, True),
+        ({"subsets": ["test1"]}, False),
+        ({"bleu": "detokenized"}, False),
+    ],
+)
+def test_a_paper_s_score_is_of_its_test_set_and_flavour(
+    changes: dict[str, object], kept: bool
+) -> None:
+    settings = EvaluationSettings(subsets=("test",), paper=PaperResult(30.0, "Somebody 2019"))
+    assert settings.overridden(**changes).paper == (settings.paper if kept else PaperResult())

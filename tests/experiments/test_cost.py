@@ -105,9 +105,13 @@ def test_the_size_of_a_checkpoint_is_that_of_a_real_one() -> None:
 @pytest.mark.parametrize("variant", ["softmax", "mega"])
 def test_the_probe_measures(variant: str) -> None:
     torch.manual_seed(1)
-    found = probe(toy_experiment(f"variant={variant}"), seconds=0.1)
+    found = probe(toy_experiment(f"variant={variant}"), seconds=3.0)
     assert found.tokens_per_second > 0
     assert found.batches >= 2
+
+
+def test_a_slow_model_is_probed_once() -> None:
+    assert probe(toy_experiment(), seconds=0.0).batches == 1
 
 
 def test_a_joined_dictionary_is_asked_for() -> None:
