@@ -8,10 +8,4 @@
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
-
-pair=de_en
-if [[ $# -gt 0 && $1 != -* ]]; then
-    pair=$1
-    shift
-fi
-exec "$seqattn_command" prepare "iwslt14_$pair" "$@"
+prepare_pair iwslt14_PAIR de_en "$@"

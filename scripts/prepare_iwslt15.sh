@@ -2,7 +2,7 @@
 # IWSLT15 English-Vietnamese from the Stanford files, as the PRIME (MUSE) recipe prepares it:
 #
 #   scripts/prepare_iwslt15.sh [--from DIR] [--to DIR] [--workers N]
-#       [--final-dot old|new] [--joined-dictionary|--separate-dictionaries]
+#       [--joined-dictionary|--separate-dictionaries]
 #
 # "seqattn prepare -h" explains the options.
 set -euo pipefail

@@ -8,10 +8,4 @@
 set -euo pipefail
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
-
-pair=en_de
-if [[ $# -gt 0 && $1 != -* ]]; then
-    pair=$1
-    shift
-fi
-exec "$seqattn_command" prepare "wmt16_${pair}_mega" "$@"
+prepare_pair wmt16_PAIR_mega en_de "$@"

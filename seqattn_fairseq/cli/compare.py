@@ -73,6 +73,8 @@ def _lines(rows: Sequence[Comparison]) -> list[str]:
 
 def run(args: argparse.Namespace) -> int:
     """Print a table per metric and test, each with its signature."""
+    if args.samples < 0:
+        raise SeqAttnError(f"--samples {args.samples}: give a number, or 0 for the default")
     systems = _systems(args.systems, args)
     flavour = args.flavour or _flavour(systems)
     options = ScoreOptions(lowercase=args.lowercase)

@@ -22,7 +22,9 @@ from seqattn_fairseq.experiments.cost import Cost, Probe, cost, probe
 from seqattn_fairseq.experiments.plan import Experiment, Step, load_experiment, plan
 from seqattn_fairseq.experiments.record import record
 from seqattn_fairseq.launch.composition import CONFIGS
+from seqattn_fairseq.launch.stopping import RESUME_ME, STOP
 
+_ASKING = (signal.SIGTERM, signal.SIGHUP, STOP)  # as `seqattn train` is asked to stop
 _SECONDS_PER_HOUR = 3600
 _HOURS_SHOWN = 1000
 _GB = 1e9
@@ -52,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config-dir", type=Path, default=CONFIGS, metavar="DIR", help="folder of recipes"
     )
+    # options may stand between the words
+    parser.parse_args = parser.parse_intermixed_args  # type: ignore[method-assign]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,7 +67,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for number, step in enumerate(steps, start=1):
         print(f"== {number}/{len(steps)} {step.name}: {_shown(step)}", flush=True)
-        _execute(step)
+        if _execute(step) == RESUME_ME:
+            print(f"{step.name} stopped as asked; the same command goes on there", file=sys.stderr)
+            return RESUME_ME
     print(record(experiment, args.results))
     return 0
 
@@ -72,19 +78,28 @@ def _shown(step: Step) -> str:
     return shlex.join(["seqattn", *step.command])
 
 
-def _execute(step: Step) -> None:
+def _execute(step: Step) -> int:
+    """Run a step, hand on what asks it to stop, and return its status: 0 or RESUME_ME."""
     command = [sys.executable, "-m", "seqattn_fairseq.cli.main", *step.command]
+    before = {asking: signal.getsignal(asking) for asking in _ASKING}
     with subprocess.Popen(command) as process:
-        before = signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
+        for asking, handler in before.items():
+            if handler != signal.SIG_IGN:  # nohup
+                signal.signal(asking, lambda number, _: process.send_signal(number))
         try:
             status = process.wait()
         finally:
-            signal.signal(signal.SIGTERM, before)
-    if status:
+            for asking, handler in before.items():
+                signal.signal(asking, handler)
+    if status < 0:
+        how = signal.Signals(-status).name
+        raise SeqAttnError(f"{step.name} was ended by {how}; the same command goes on from here")
+    if status not in (0, RESUME_ME):
         raise SeqAttnError(
             f"{step.name} ended with status {status}; once the reason above is removed, the same "
             "command goes on from here"
         )
+    return status
 
 
 def _show_plan(experiment: Experiment, steps: list[Step], with_probe: bool) -> None:

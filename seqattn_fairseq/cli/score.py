@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -108,6 +109,16 @@ def _log_system(path: Path, args: argparse.Namespace) -> System:
     return _detokenized(system, args.detokenize) if args.detokenize else system
 
 
+def _warn_of_tokens(system: System) -> None:
+    """Say that a log may hold no plain text to compare with a raw reference."""
+    if system.references and not system.own_reference and system.text == system.tokens:
+        print(
+            f"{system.name}: its D lines are its H lines; if these are tokens, give --detokenize "
+            "LANG, for sacreBLEU, chrF and TER compare plain text",
+            file=sys.stderr,
+        )
+
+
 def _with_reference(system: System, args: argparse.Namespace, pair: str = "") -> System:
     """Return the system with the raw reference of --ref or --test-set, if there is one."""
     count, lines = len(system.text), []
@@ -148,6 +159,7 @@ def _score_text(args: argparse.Namespace) -> int:
     """Score a log or files: print one line a score."""
     if args.what:
         system = _with_reference(_log_system(args.what[0], args), args)
+        _warn_of_tokens(system)
     else:
         system = _plain_system(args)
     if args.source:
@@ -236,6 +248,8 @@ def run(args: argparse.Namespace) -> int:
     folders = [path for path in args.what if path.is_dir()]
     if args.what and args.sys:
         raise SeqAttnError("RUN|LOG and --sys exclude each other; give one of them")
+    if args.ref and args.test_set:
+        raise SeqAttnError("--ref and --test-set exclude each other; give one of them")
     if len(args.what) == 1 and folders:
         system, table, line = _score_run(folders[0], args)
         return _report(args, system, table, [line])

@@ -20,12 +20,19 @@ from omegaconf import DictConfig
 
 import seqattn_fairseq
 from seqattn_fairseq.errors import SeqAttnError
+from seqattn_fairseq.evaluation.settings import EvaluationSettings
 from seqattn_fairseq.launch import agent, devices, nodes, worker
 from seqattn_fairseq.launch.composition import CONFIGS, compose, split_words
 from seqattn_fairseq.launch.environment import given, quoted
 from seqattn_fairseq.launch.lock import alone
 from seqattn_fairseq.launch.progress import finished
 from seqattn_fairseq.launch.stopping import RESUME_ME
+
+_KEEPING = {
+    "last": "keep_last_epochs",
+    "best": "keep_best_checkpoints",
+    "last_updates": "keep_interval_updates",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +77,9 @@ def run(args: argparse.Namespace) -> int:
     if reason := finished(cfg):
         print(f"{folder} is finished ({reason}): nothing to do")
         return 0
+    _check_evaluation(cfg)
+    if cpu and cfg.common.fp16:
+        raise SeqAttnError("common.fp16=true needs a GPU; leave it out, or take common.bf16=true")
     choose = not cpu and not devices.chooses_precision(cfg.common, overrides)
     words += devices.cpu_words(overrides) if cpu else []
     _announce(cfg, here, processes, cpu)
@@ -80,6 +90,24 @@ def run(args: argparse.Namespace) -> int:
     if status == RESUME_ME:
         print(f"{folder}: stopped as asked; the same command goes on where it was", file=sys.stderr)
     return status
+
+
+def _check_evaluation(cfg: DictConfig) -> None:
+    """Refuse before the training what could not be evaluated after it.
+
+    Raises:
+        SeqAttnError: the section ``evaluation`` is malformed, or averages more than is kept.
+    """
+    settings = EvaluationSettings.from_dict(cfg.get("evaluation") or {})
+    options = cfg.checkpoint
+    kept = {average: options[name] for average, name in _KEEPING.items()}
+    for average in settings.average:
+        if 0 <= kept.get(average, -1) < settings.checkpoints:
+            raise SeqAttnError(
+                f"evaluation.checkpoints={settings.checkpoints} with evaluation.average={average} "
+                f"needs more checkpoints than the {kept[average]} that the training keeps; raise "
+                f"checkpoint.{_KEEPING[average]}"
+            )
 
 
 def _plugin(overrides: list[str]) -> list[str]:

@@ -20,6 +20,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ValidationErr
 
 from seqattn_fairseq.compat.workaround import Workaround, always, rebind
 from seqattn_fairseq.errors import SeqAttnError, nearest
+from seqattn_fairseq.launch.progress import DECISIVE, Wanted, decisive, refuse_another_run
 from seqattn_fairseq.optim.batch import apply_batch
 
 _logger = logging.getLogger(__name__)
@@ -112,29 +113,22 @@ def _keep_the_batch() -> None:
         if batch and is_master(cfg.distributed_training):
             cpu = cfg.common.cpu or not torch.cuda.is_available()
             _logger.info(batch.describe("CPU process" if cpu else "GPU"))
+            longest = max(cfg.model.max_source_positions, cfg.model.max_target_positions)
+            if warning := batch.warning(longest):
+                _logger.warning(warning)
         original(self, cfg, *args, **kwargs)
 
     Trainer.__init__ = __init__
 
 
-# What makes two trainings different runs; None stands for the whole section.
-_DECISIVE: dict[str, tuple[str, ...] | None] = {
-    "batch": ("tokens",),
-    "model": None,
-    "criterion": None,
-    "optimizer": None,
-    "lr_scheduler": None,
-    "common": ("seed",),
-    "optimization": ("lr", "clip_norm"),
-}
 # A run may go on elsewhere with its batch cut another way; the jobs of a sweep may not. Where the
 # recipe says the tokens of an update (batch), the cut itself depends on the number of GPUs alone.
-_OF_A_SWEEP: dict[str, tuple[str, ...] | None] = {
-    **_DECISIVE,
+_OF_A_SWEEP: Wanted = {
+    **DECISIVE,
     "batch": ("tokens", "max_tokens"),
     "dataset": ("batch_size",),
 }
-_OF_A_SWEEP_CUT_BY_HAND: dict[str, tuple[str, ...] | None] = {
+_OF_A_SWEEP_CUT_BY_HAND: Wanted = {
     **_OF_A_SWEEP,
     "dataset": ("max_tokens", "batch_size"),
     "optimization": ("lr", "clip_norm", "update_freq"),
@@ -142,18 +136,11 @@ _OF_A_SWEEP_CUT_BY_HAND: dict[str, tuple[str, ...] | None] = {
 
 
 def _decisive(cfg: Any) -> dict[str, Any]:
-    wanted = _DECISIVE
+    wanted = DECISIVE
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         by_hand = (cfg.get("batch") or {}).get("tokens") is None
         wanted = _OF_A_SWEEP_CUT_BY_HAND if by_hand else _OF_A_SWEEP
-    values: dict[str, Any] = {}
-    for section, names in wanted.items():
-        if section not in cfg:  # of before the section existed
-            continue
-        options = cfg.get(section) or {}
-        for name in options if names is None else names:
-            values[f"{section}.{name}"] = options.get(name)
-    return values
+    return decisive(cfg, wanted)
 
 
 def _refuse_another_runs_folder(checkpoint: Any, trainer: Any) -> None:
@@ -167,12 +154,7 @@ def _refuse_another_runs_folder(checkpoint: Any, trainer: Any) -> None:
     except Exception:  # damaged or foreign: loading it says so
         return
     wanted = _decisive(OmegaConf.to_container(trainer.cfg, resolve=True, enum_to_str=True))
-    for name in sorted(saved.keys() & wanted.keys()):
-        if saved[name] != wanted[name]:
-            raise SeqAttnError(
-                f"{checkpoint.save_dir} holds a run with {name}={saved[name]}, not {wanted[name]}; "
-                "give this one a folder of its own with checkpoint.save_dir=FOLDER"
-            )
+    refuse_another_run(checkpoint.save_dir, saved, wanted)
 
 
 def _keep_runs_apart() -> None:

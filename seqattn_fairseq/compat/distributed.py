@@ -164,6 +164,7 @@ def _draw_on_every_rank() -> None:
 # ---- data order --------------------------------------------------------------------------------
 
 _SHARDS_KEY = "seqattn_shards"
+_BATCHES_KEY = "seqattn_batches"  # of the epoch, on all shards together
 
 
 def _go_on_at_the_same_sentence() -> None:
@@ -171,15 +172,16 @@ def _go_on_at_the_same_sentence() -> None:
 
     @wraps(save)
     def state_dict(self: EpochBatchIterator) -> dict[str, Any]:
-        return {**save(self), _SHARDS_KEY: self.num_shards}
+        batches = len(self.frozen_batches)
+        return {**save(self), _SHARDS_KEY: self.num_shards, _BATCHES_KEY: batches}
 
     @wraps(load)
     def load_state_dict(self: EpochBatchIterator, state: dict[str, Any]) -> None:
-        shards = state.get(_SHARDS_KEY, self.num_shards)
-        if shards != self.num_shards:
+        if position := state.get("iterations_in_epoch", 0):
+            shards, batches = state.get(_SHARDS_KEY, self.num_shards), len(self.frozen_batches)
+            whole = state.get(_BATCHES_KEY, batches) * self.num_shards
             # rounded down: rather a few sentences twice than some not at all
-            position = state.get("iterations_in_epoch", 0) * shards // self.num_shards
-            state = {**state, "iterations_in_epoch": position}
+            state = {**state, "iterations_in_epoch": position * shards * batches // whole}
         load(self, state)
 
     EpochBatchIterator.state_dict = state_dict
@@ -223,8 +225,8 @@ WORKAROUNDS = (
     ),
     Workaround(
         "resume on another number of GPUs",
-        "the place in an epoch is counted per GPU, so that a run resumed on another number of them "
-        "read sentences twice or never",
+        "the place in an epoch is counted in batches of a GPU, so that a run resumed on another "
+        "number of them, or with larger batches, read sentences twice or never, or could not start",
         always,
         _go_on_at_the_same_sentence,
     ),

@@ -23,6 +23,7 @@ from seqattn_fairseq.data.stages import CODES_FILE
 from seqattn_fairseq.data.text_chain import FinalDot
 from seqattn_fairseq.data.workers import line_workers
 from seqattn_fairseq.data.workspace import Progress, Step, open_workspace
+from seqattn_fairseq.errors import SeqAttnError
 
 DOWNLOADS = "raw"
 
@@ -63,10 +64,15 @@ def prepare(
 
     Raises:
         SeqAttnError: a file is missing, damaged, not UTF-8, empty or not parallel; the folder is
-            in use or holds something else; fetching fails.
+            in use or holds something else; fetching fails; ``final_dot`` is given although the
+            files hold tokens.
     """
     if recipe.ready and recipe.ready.is_at_hand(source or folder / DOWNLOADS):
         recipe = recipe.ready
+    if final_dot and recipe.pretokenized:
+        raise SeqAttnError(
+            f"--final-dot: the files of {recipe.name} are tokenised already; leave it out"
+        )
     located = None if source is None else recipe.locate(source)
     chains = recipe.text_chains(final_dot)
     facts = {"terms": recipe.terms, "text_chain": chains.to_dict()}

@@ -126,8 +126,10 @@ class Workspace:
     def _key(self, step: Step) -> dict[str, Any]:
         inputs: dict[str, str] = {}
         for path in step.inputs:
-            # Two files in different folders may have the same name.
-            name = path.as_posix() if path.name in inputs else path.name
+            name = path.name
+            if name in inputs:  # two files in different folders may have the same name
+                inside = path.is_relative_to(self.folder)
+                name = self._name(path) if inside else path.as_posix()
             inputs[name] = self.digest(path)
         return {"inputs": inputs, "parameters": step.parameters}
 
@@ -164,6 +166,8 @@ def open_workspace(folder: Path, corpus: str, facts: dict[str, Any]) -> Iterator
         workspace.manifest["lines_per_second"] = manifest.get("lines_per_second", {})
         workspace.save()
         yield workspace
+        # Once more: a process of a killed run may have lived, and written, a moment longer.
+        remove_partial_files(folder)
 
 
 def _load_manifest(folder: Path, corpus: str) -> dict[str, Any]:
@@ -180,7 +184,7 @@ def _load_manifest(folder: Path, corpus: str) -> dict[str, Any]:
         found = manifest["corpus"]
     except (ValueError, KeyError, TypeError):
         raise SeqAttnError(
-            f"{path}: not a manifest of seqattn prepare; delete it or name another folder with --to"
+            f"{path}: not a manifest of seqattn prepare; delete the folder or choose one with --to"
         ) from None
     if found != corpus:
         raise SeqAttnError(f"{folder} holds {found}, not {corpus}; name another folder with --to")

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
@@ -109,7 +109,7 @@ def _check(name: str, values: tuple[str, ...], known: tuple[str, ...]) -> None:
 
 def _several(kind: type) -> Any:
     def read(value: Any) -> tuple[Any, ...]:
-        many = value if isinstance(value, (list, tuple)) else [value]
+        many = value if isinstance(value, (list, tuple, ListConfig)) else [value]
         if not many:
             raise ValueError
         return tuple(kind(one) for one in many)

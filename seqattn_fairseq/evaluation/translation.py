@@ -7,13 +7,10 @@ sentence is an error.
 
 from __future__ import annotations
 
-import logging
 import math
-import warnings
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,6 +23,7 @@ from omegaconf import open_dict
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from seqattn_fairseq.errors import SeqAttnError
+from seqattn_fairseq.launch.quietness import quiet
 
 _TASK = "seqattn_translation"
 
@@ -126,7 +124,7 @@ def _complete(shares: Sequence[_Share], job: Job) -> list[Sentence]:
 
 def _translate_share(job: Job, share: int, shares: int) -> _Share:
     device = _device(job, share)
-    with _quiet_fairseq():
+    with quiet("fairseq"):
         model, task, cfg = load(job.checkpoint, job.data_bin, job.search)
         model = (model.half() if job.search.fp16 else model).to(device)
         task.load_dataset(job.subset, task_cfg=cfg.task)
@@ -140,23 +138,6 @@ def _translate_share(job: Job, share: int, shares: int) -> _Share:
                 found += batch
                 bar.update(len(batch))
     return _Share(len(dataset), found)
-
-
-@contextmanager
-def _quiet_fairseq() -> Iterator[None]:
-    """Let fairseq say only what is wrong.
-
-    Its warnings are of pinned memory where there is no GPU, and of Hydra's old interface.
-    """
-    logger = logging.getLogger("fairseq")
-    before = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            yield
-    finally:
-        logger.setLevel(before)
 
 
 def _device(job: Job, share: int) -> torch.device:

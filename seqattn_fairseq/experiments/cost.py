@@ -16,6 +16,7 @@ from torch import Tensor
 from seqattn_fairseq.data.recipes import RECIPES
 from seqattn_fairseq.data.stages import SubwordNmt
 from seqattn_fairseq.experiments.plan import Experiment
+from seqattn_fairseq.launch import devices
 
 PROBE_LENGTH = 32  # tokens of a side of a probed sentence; the corpora here average 22 to 33
 PROBE_SECONDS = 15.0
@@ -188,7 +189,7 @@ def probe(experiment: Experiment, seconds: float = PROBE_SECONDS) -> Probe:
     """
     source, target, _ = _dictionaries(experiment)
     cfg, device = experiment.cfg, _device(experiment.cfg)
-    train = _trainer(cfg, source, target, device)
+    train = _trainer(cfg, source, target, device, precision(experiment, device))
     limit = int(cfg.dataset.max_tokens or 4096)
     rows = max(1, (limit if device.type == "cuda" else min(limit, _CPU_TOKENS)) // PROBE_LENGTH)
     sample = _sample(rows, len(source), len(target), device)
@@ -216,12 +217,24 @@ def device_name(device: torch.device) -> str:
     return f"CPU, {torch.get_num_threads()} threads"
 
 
-def _trainer(cfg: Any, source: Dictionary, target: Dictionary, device: torch.device) -> Any:
+def precision(experiment: Experiment, device: torch.device) -> torch.dtype:
+    """Return what ``seqattn train`` computes in on such a device, which it may choose itself."""
+    common = experiment.cfg.common
+    if common.fp16:
+        return torch.float16
+    open_to_choice = device.type == "cuda" and not devices.chooses_precision(
+        common, experiment.overrides
+    )
+    chosen = open_to_choice and devices.precision_words(1)
+    return torch.bfloat16 if common.bf16 or chosen else torch.float32
+
+
+def _trainer(
+    cfg: Any, source: Dictionary, target: Dictionary, device: torch.device, dtype: torch.dtype
+) -> Any:
     """Return a function that trains on a batch and waits until that is done."""
     task = SimpleNamespace(source_dictionary=source, target_dictionary=target)
-    model = models.build_model(cfg.model, task).to(device)
-    if cfg.common.bf16 or cfg.common.fp16:
-        model = model.to(torch.bfloat16 if cfg.common.bf16 else torch.float16)
+    model = models.build_model(cfg.model, task).to(device, dtype)
     criterion = criterions.build_criterion(cfg.criterion, task).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-7)
 

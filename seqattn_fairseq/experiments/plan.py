@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from seqattn_fairseq.data.recipes import RECIPES
+from seqattn_fairseq.evaluation.settings import EvaluationSettings
 from seqattn_fairseq.launch.composition import CONFIGS, compose, split_words
 
 # What `seqattn prepare` calls its results, and the option that asks for each.
@@ -66,9 +67,14 @@ class Experiment:
         return name if self.data_bin.name in _DATA_BINS and name in RECIPES else None
 
     @property
-    def evaluation(self) -> dict[str, Any]:
-        """The section of the configuration that says how the paper decoded and scored."""
-        return dict(self.cfg.evaluation)
+    def settings(self) -> EvaluationSettings:
+        """How the paper decoded and scored, and what the overrides say instead.
+
+        Raises:
+            SeqAttnError: an unknown field, or a value of the wrong kind.
+        """
+        section: Any = OmegaConf.to_container(self.cfg.evaluation)
+        return EvaluationSettings.from_dict(section)
 
 
 def load_experiment(words: Sequence[str], config_dir: Path = CONFIGS) -> Experiment:
@@ -101,5 +107,19 @@ def plan(experiment: Experiment, source: Path | None) -> list[Step]:
     if experiment.config_dir != CONFIGS:
         words = ("--config-dir", str(experiment.config_dir), *words)
     steps.append(Step("train", ("train", *words)))
-    steps.append(Step("evaluate", ("evaluate", str(experiment.run))))
+    steps.append(Step("evaluate", ("evaluate", str(experiment.run), *_decoding(experiment))))
     return steps
+
+
+def _decoding(experiment: Experiment) -> list[str]:
+    """Return the settings as options: a finished run has those of its first start written down."""
+    settings = experiment.settings
+    options = {
+        "--average": settings.average,
+        "--checkpoints": [settings.checkpoints],
+        "--beam": [settings.beam],
+        "--length-penalty": settings.length_penalty,
+        "--subset": settings.subsets,
+        "--flavour": [settings.bleu],
+    }
+    return [str(word) for name, values in options.items() for word in (name, *values)]

@@ -14,7 +14,6 @@ from seqattn_fairseq.checkpoint_files import read_checkpoint
 from seqattn_fairseq.data.files import sha256_of, write_atomically
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.evaluation.pipeline import evaluate
-from seqattn_fairseq.evaluation.settings import load_settings
 from seqattn_fairseq.experiments.cards import model_card
 from seqattn_fairseq.experiments.cost import device_name, tokens_per_update
 from seqattn_fairseq.experiments.plan import Experiment
@@ -46,7 +45,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
     Raises:
         SeqAttnError: the run is not trained.
     """
-    report = evaluate(experiment.run, load_settings(experiment.run))
+    report = evaluate(experiment.run, experiment.settings)
     state = read_checkpoint(experiment.run / "checkpoint_last.pt")
     cfg, history = experiment.cfg, state["optimizer_history"][-1]
     return {

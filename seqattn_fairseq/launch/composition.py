@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from seqattn_fairseq.errors import SeqAttnError, nearest
+from seqattn_fairseq.launch.quietness import quiet
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -74,15 +73,31 @@ def compose(dataset: str, overrides: Sequence[str], config_dir: Path = CONFIGS) 
         SeqAttnError: no such dataset, group choice or option.
     """
     _refuse_unknown(dataset, datasets(config_dir), "dataset", config_dir)
+    _refuse_unknown_presets(overrides, config_dir)
     hydra_init(dataset)
     try:
-        with _quiet(), initialize_config_dir(str(config_dir.resolve()), version_base="1.1"):
+        with quiet("hydra"), initialize_config_dir(str(config_dir.resolve()), version_base="1.1"):
             cfg = hydra_compose(dataset, list(overrides), return_hydra_config=True)
             with _hydra_config(cfg):
                 return _resolved(cfg)
     except (HydraException, OmegaConfBaseException) as error:
-        reason = " ".join(str(error).partition("Config search path")[0].split())
-        raise SeqAttnError(f"{config_dir / dataset}.yaml: {reason}") from error
+        raise SeqAttnError(f"{config_dir / dataset}.yaml: {_reason(error)}") from error
+
+
+def _refuse_unknown_presets(words: Sequence[str], config_dir: Path) -> None:
+    """Refuse what Hydra passes over: most variants have no preset for most sizes."""
+    known = [path.stem for path in config_dir.glob("preset/*.yaml")]
+    for word in words:
+        group, _, choice = word.partition("=")
+        if group == "preset" and choice != "null":
+            _refuse_unknown(choice, known, group, config_dir)
+
+
+def _reason(error: Exception) -> str:
+    """Return an error in one line; what is wrong with a value, Hydra leaves to the cause."""
+    said = " ".join(str(error).partition("Config search path")[0].split())
+    cause = str(error.__cause__ or "").partition("\n")[0]
+    return f"{said}: {cause}" if cause and cause not in said else said
 
 
 def _resolved(cfg: DictConfig) -> DictConfig:
@@ -94,20 +109,6 @@ def _resolved(cfg: DictConfig) -> DictConfig:
     del resolved["hydra"]
     assert isinstance(resolved, DictConfig)
     return resolved
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence Hydra's notes on how fairseq uses it, which no user can follow."""
-    logger = logging.getLogger("hydra")
-    before = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            yield
-    finally:
-        logger.setLevel(before)
 
 
 @contextmanager

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+
+from seqattn_fairseq.errors import SeqAttnError
 
 LAST = "checkpoint_last.pt"
+
+Wanted = Mapping[str, tuple[str, ...] | None]
+
+# What makes two trainings different runs; None stands for the whole section.
+DECISIVE: Wanted = {
+    "batch": ("tokens",),
+    "model": None,
+    "criterion": None,
+    "optimizer": None,
+    "lr_scheduler": None,
+    "common": ("seed",),
+    "optimization": ("lr", "clip_norm"),
+}
 
 
 def finished(cfg: DictConfig) -> str | None:
@@ -20,6 +36,9 @@ def finished(cfg: DictConfig) -> str | None:
 
     Args:
         cfg: the composed recipe.
+
+    Raises:
+        SeqAttnError: the run has come to that end with another recipe.
     """
     checkpoint = cfg.checkpoint
     resets = any(value for name, value in checkpoint.items() if name.startswith("reset_"))
@@ -28,9 +47,37 @@ def finished(cfg: DictConfig) -> str | None:
         return None
     try:
         state = torch.load(last, map_location="cpu", mmap=True, weights_only=True)
-        return _end(cfg, state)
+        end = _end(cfg, state)
     except (OSError, RuntimeError, ValueError, LookupError, TypeError, pickle.UnpicklingError):
         return None
+    if end and "cfg" in state:
+        wanted = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+        refuse_another_run(checkpoint.save_dir, decisive(state["cfg"]), decisive(wanted))
+    return end
+
+
+def decisive(cfg: Any, wanted: Wanted = DECISIVE) -> dict[str, Any]:
+    """Return the options of a configuration that make it a run of its own, by full name."""
+    return {
+        f"{section}.{name}": value
+        for section, names in wanted.items()
+        for name, value in (cfg.get(section) or {}).items()
+        if names is None or name in names
+    }
+
+
+def refuse_another_run(folder: str, saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse to take the run in a folder for one with other :func:`decisive` options.
+
+    Raises:
+        SeqAttnError: they differ.
+    """
+    for name in sorted(saved.keys() & wanted.keys()):
+        if saved[name] != wanted[name]:
+            raise SeqAttnError(
+                f"{folder} holds a run with {name}={saved[name]}, not {wanted[name]}; "
+                "give this one a folder of its own with checkpoint.save_dir=FOLDER"
+            )
 
 
 def _end(cfg: DictConfig, state: dict[str, Any]) -> str | None:

@@ -47,6 +47,16 @@ class Batch:
             f"{self.update_freq}{total}"
         )
 
+    def warning(self, positions: int) -> str:
+        """Return what becomes of sentences of up to ``positions`` tokens that fit into no pass."""
+        if self.max_tokens >= positions:
+            return ""
+        return (
+            f"sentences of more than {self.max_tokens:,} tokens fit into no pass and are left out "
+            f"of the training; up to {max(1, self.tokens // positions):,} devices leave room for "
+            f"the {positions:,} that the model takes"
+        )
+
 
 def cut(tokens: int, max_tokens: int, processes: int) -> Batch:
     """Return the fewest passes that hold ``tokens``, and passes that are as large as they may be.

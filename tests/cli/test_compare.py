@@ -85,3 +85,8 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert _compare(*arguments) == 1
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
+
+
+def test_a_negative_number_of_samples(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "a", "b", "--samples", "-1"]) == 1
+    assert "--samples -1: give a number, or 0 for the default" in capsys.readouterr().err

@@ -69,6 +69,19 @@ def test_a_byte_order_mark_is_no_word(log: Path, capsys: pytest.CaptureFixture[s
     assert list(read_lines(reference)) == ["a", "\ufeffb"]  # elsewhere it is text
 
 
+def test_tokens_against_a_raw_reference_are_pointed_out(
+    log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reference = log.with_name("raw.de")
+    reference.write_text("\n".join(RAW) + "\n", encoding="utf-8")
+    for options, said in (
+        (["--ref", reference], 1),
+        (["--ref", reference, "--detokenize", "de"], 0),
+    ):
+        assert main(["score", str(log), *map(str, options)]) == 0
+        assert capsys.readouterr().err.count("if these are tokens, give --detokenize LANG") == said
+
+
 def test_own_reference(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", str(log), "--detokenize", "de"]) == 0
     assert "sacreBLEU (own reference)" in capsys.readouterr().out
@@ -90,6 +103,7 @@ def test_errors(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         f"{tmp_path}: no translation of 'test'; run seqattn evaluate or generate": [tmp_path],
         f"{log}: not a run; several inputs are runs of one recipe": [log, log],
         "RUN|LOG and --sys exclude each other": [log, "--sys", log],
+        "--ref and --test-set exclude each other": [log, "--ref", log, "--test-set", "wmt14"],
         "nothing to score: give a run, a log, or --sys FILE --ref FILE": ["--sys", log],
         "--test-set wmt14/full: of which languages? give --pair en-de": [
             log, "--test-set", "wmt14/full",

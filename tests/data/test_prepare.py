@@ -24,6 +24,7 @@ from seqattn_fairseq.data.prepare import prepare
 from seqattn_fairseq.data.recipe import CorpusRecipe
 from seqattn_fairseq.data.recipes import RECIPES
 from seqattn_fairseq.data.sources import Piece, Side
+from seqattn_fairseq.errors import SeqAttnError
 from tests.data.corpus import RECIPE, SIZES, tree, write_raw, write_text
 
 SPLITS = list(RECIPE.sets)
@@ -163,6 +164,13 @@ def test_final_dot_rule_can_be_changed(copy: Path, tmp_path: Path, raw: Path) ->
     assert test_set.read_text("utf-8") == "hunde usw.\n" * 13
     prepare(RECIPE, copy, changed, workers=1, final_dot="split")
     assert test_set.read_text("utf-8") == "hunde usw .\n" * 13
+
+
+def test_final_dot_rule_of_tokenised_files_cannot(raw: Path, tmp_path: Path) -> None:
+    tokens = replace(RECIPE, pretokenized=True)
+    with pytest.raises(SeqAttnError, match=r"--final-dot: the files of .* are tokenised already"):
+        prepare(tokens, tmp_path / "new", raw, workers=1, final_dot="keep")
+    assert not (tmp_path / "new").exists()
 
 
 def test_one_worker_gives_the_same_files(prepared: Path, raw: Path, tmp_path: Path) -> None:

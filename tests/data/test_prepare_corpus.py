@@ -89,6 +89,19 @@ def test_defaults(
     assert "complete and unchanged" in capsys.readouterr().out
 
 
+def test_the_folder_may_be_named_another_way(
+    files: list[str],
+    to: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(to.parent)
+    options = ["--source-lang", "de", "--target-lang", "en", "--workers", "1", "--merges", "9"]
+    for name in (to.name, str(to)):
+        assert main(["prepare-corpus", *files, *options, "--to", name]) == 0
+    assert "complete and unchanged" in capsys.readouterr().out
+
+
 def test_another_seed_draws_other_pairs(prepare: Callable[..., int], to: Path) -> None:
     draws = []
     for seed in ("1", "2"):

@@ -8,8 +8,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from seqattn_fairseq.experiments.cost import cost, probe
+from seqattn_fairseq.experiments.cost import cost, precision, probe
 from seqattn_fairseq.experiments.plan import Experiment, load_experiment, plan
+from seqattn_fairseq.launch import devices
 from tests.support import toy_corpus
 
 TINY_MODEL = (
@@ -114,9 +115,38 @@ def test_a_slow_model_is_probed_once() -> None:
     assert probe(toy_experiment(), seconds=0.0).batches == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "device", "expected"),
+    [
+        ([], "cuda", torch.bfloat16),  # as `seqattn train` chooses on these GPUs
+        ([], "cpu", torch.float32),
+        (["common.fp16=true"], "cuda", torch.float16),
+        (["common.bf16=false"], "cuda", torch.float32),
+    ],
+)
+def test_the_probe_has_the_precision_of_the_training(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], device: str, expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(devices, "precision_words", lambda processes: ["common.bf16=true"])
+    assert precision(toy_experiment(*words), torch.device(device)) == expected
+
+
 def test_a_joined_dictionary_is_asked_for() -> None:
     experiment = load_experiment(["experiment=wmt14_en_fr/dynamicconv"])
     assert experiment.corpus == "wmt14_en_fr"
     prepare = plan(experiment, None)[0].command
     assert ("--joined-dictionary" in prepare) == (experiment.data_bin.name == "data-bin.joined")
     assert experiment.data_bin.name == "data-bin.joined"
+
+
+@pytest.mark.parametrize(
+    ("experiment", "penalties"),
+    [("multi30k_en_de/softmax", (1.0,)), ("wmt14_en_de/luna", (0.6, 1.0))],
+)
+def test_the_papers_decoding_is_handed_to_the_evaluation(
+    experiment: str, penalties: tuple[float, ...]
+) -> None:
+    loaded = load_experiment([f"experiment={experiment}"])
+    assert loaded.settings.length_penalty == penalties
+    words = " ".join(plan(loaded, None)[-1].command)
+    assert f"--length-penalty {' '.join(map(str, penalties))} " in words

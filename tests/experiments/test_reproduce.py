@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from seqattn_fairseq.cli.main import main
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.experiments import record
+from seqattn_fairseq.experiments.plan import load_experiment, plan
 from tests.data import miniature
 from tests.experiments.test_cost import TINY_MODEL
 
@@ -22,7 +25,10 @@ TINY_TRAINING = (
 ).split()
 
 
-@pytest.mark.parametrize("experiment", ["iwslt14_de_en/rela_g", "iwslt15_en_vi/mega"], ids=str)
+@pytest.mark.parametrize(
+    "experiment",
+    ["iwslt14_de_en/rela_g", pytest.param("iwslt15_en_vi/mega", marks=pytest.mark.slow)],
+)
 def test_one_command_and_again(
     experiment: str,
     tmp_path: Path,
@@ -32,7 +38,8 @@ def test_one_command_and_again(
     archives = miniature.write_archives(tmp_path / "Archive öffentlich")
     monkeypatch.chdir(tmp_path)
     command = ["reproduce", f"experiment={experiment}", *TINY_TRAINING, *TINY_MODEL]
-    assert main([*command, "--from", str(archives), "--dry-run", "--no-probe"]) == 0
+    between = [*command[:2], "--from", str(archives), "--dry-run", "--no-probe", *command[2:]]
+    assert main(between) == 0
     planned = [line for line in capfd.readouterr().out.splitlines() if line.startswith("seqattn ")]
     assert not Path("data").exists()
 
@@ -54,6 +61,19 @@ def test_one_command_and_again(
     assert "line already there" in again
     assert Path("results.jsonl").read_text(encoding="utf-8") == text
 
+    # the run is finished, and its configuration says 1.0
+    words = [*command[1:], "evaluation.length_penalty=[0.5]"]
+    assert record.describe(load_experiment(words))["length_penalty"] == 0.5
+
+
+def test_the_recipe_s_decoding_is_asked_for() -> None:
+    words = ["experiment=wmt14_en_de/luna", "evaluation.beam=4", "evaluation.subsets=[test,valid]"]
+    wanted = (
+        "--average last --checkpoints 10 --beam 4 --length-penalty 0.6 1.0 --subset test valid "
+        "--flavour tokenized"
+    )
+    assert " ".join(plan(load_experiment(words), None)[-1].command).endswith(f" {wanted}")
+
 
 def test_a_step_that_fails_ends_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -65,6 +85,27 @@ def test_a_step_that_fails_ends_it(
     assert "de-en.tgz" in errors
     assert "prepare ended with status 1" in errors
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("asking", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_a_stop_reaches_the_step_and_is_handed_back(
+    asking: signal.Signals,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    step = tmp_path / "step"
+    name = asking.name.removeprefix("SIG")
+    step.write_text(
+        f"#!/usr/bin/env bash\ntrap 'exit 75' {name}\nsleep 0.5\nkill -{name} $PPID\n"
+        "while true; do sleep 0.05; done\n"
+    )
+    step.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(step))
+    before = signal.getsignal(asking)
+    assert main(["reproduce", "experiment=iwslt14_de_en/rela_g"]) == 75
+    assert signal.getsignal(asking) == before
+    assert "prepare stopped as asked; the same command goes on" in capfd.readouterr().err
 
 
 def test_damaged_results_are_kept(tmp_path: Path) -> None:

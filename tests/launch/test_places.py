@@ -13,6 +13,7 @@ import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from seqattn_fairseq.cli.main import main
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.launch import agent, devices, environment, nodes, progress
 from seqattn_fairseq.launch.environment import Place
@@ -238,6 +239,11 @@ def test_a_run_is_trained_by_one_command_at_a_time(tmp_path: Path) -> None:
         pass
 
 
+def test_fp16_needs_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "multi30k_en_de", "common.cpu=true", "hardware=gpu_16gb"]) == 1
+    assert capsys.readouterr().err.endswith("leave it out, or take common.bf16=true\n")
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -267,6 +273,21 @@ def test_a_finished_run_is_recognised(change: dict[str, Any], reason: str | None
         OmegaConf.update(cfg, name, value)
     found = progress.finished(cfg)
     assert (found is None) if reason is None else re.fullmatch(reason, str(found))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("model.dropout", 0.77), ("optimization.lr", [1.0]), ("common.seed", 7)]
+)
+def test_a_finished_run_is_not_taken_for_another_training(name: str, value: Any) -> None:
+    folder = str(toy_corpus.trained().save_dir)
+    checkpoint = {"save_dir": folder, "restore_file": "checkpoint_last.pt", "patience": -1}
+    limits = {"max_epoch": 2, "max_update": 0}
+    cfg = OmegaConf.create({"checkpoint": checkpoint, "optimization": limits})
+    OmegaConf.update(cfg, name, value)
+    with pytest.raises(SeqAttnError) as caught:
+        progress.finished(cfg)
+    assert str(caught.value).startswith(f"{folder} holds a run with {name}=")
+    assert f", not {value}; give this one a folder of its own" in str(caught.value)
 
 
 # ---- explanations ------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def program(path: Path, text: str) -> None:
 class Job:
     """scripts/slurm/train.sbatch run as SLURM runs it: a copy, elsewhere."""
 
-    def __init__(self, root: Path, folder: Path, *words: str) -> None:
+    def __init__(self, root: Path, folder: Path, *words: str, **environ: str) -> None:
         self.folder = folder
         program(folder / "bin" / "srun", SRUN)
         program(folder / "bin" / "scontrol", SCONTROL)
@@ -66,7 +66,7 @@ class Job:
         with self.output.open("ab") as stream:
             self.process = subprocess.Popen(
                 ["bash", str(copy), *words], cwd=folder, stdout=stream, stderr=stream,
-                env=self.environ(root),
+                env={**self.environ(root), **environ},
             )  # fmt: skip
 
     def environ(self, root: Path) -> dict[str, str]:
@@ -127,6 +127,25 @@ def test_the_script_hands_its_words_on(checkout: Path) -> None:
     assert train_sh(checkout, "toy", **several).stdout == (
         "train|--nnodes|2|--node-rank|1|--rendezvous|node-a:29500|toy|"
     )
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "requeued"),
+    [
+        ("RUNNING", 75, True),
+        ("COMPLETING", 75, False),
+        ("RUNNING", 1, False),
+        ("RUNNING", 0, False),
+    ],
+)
+def test_only_a_job_that_was_stopped_and_not_cancelled_is_queued_again(
+    checkout: Path, tmp_path: Path, state: str, status: int, requeued: bool
+) -> None:
+    program(checkout / ".venv/bin/seqattn", f"#!/usr/bin/env bash\nexit {status}\n")
+    program(tmp_path / "bin/squeue", f"#!/usr/bin/env bash\necho {state}\n")
+    job = Job(checkout, tmp_path, "toy", SLURM_JOB_NUM_NODES="1")
+    assert job.process.wait(30) == status, job.output.read_text()
+    assert (tmp_path / "requeued").exists() is requeued
 
 
 def test_the_script_names_what_is_missing(checkout: Path) -> None:

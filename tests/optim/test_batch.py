@@ -59,6 +59,13 @@ def test_one_line_says_the_arithmetic() -> None:
     assert " = 2 CPU processes x " in cut(16_000, 4096, 2).describe("CPU process")
 
 
+def test_sentences_that_fit_into_no_pass_are_named() -> None:
+    assert cut(4000, 4000, 3).warning(1024) == ""
+    warning = cut(4000, 4000, 8).warning(1024)
+    assert warning.startswith("sentences of more than 500 tokens fit into no pass")
+    assert "up to 3 devices leave room for the 1,024" in warning
+
+
 def config(**sections: Any) -> Any:
     defaults = {
         "batch": {"tokens": 8192},
