@@ -66,8 +66,10 @@ class Row:
 
     @property
     def marked_score(self) -> str:
-        """The same with a star if it is sacreBLEU."""
-        return f"{self.score}*" if self.bleu == "detokenized" and self.score != "-" else self.score
+        """The same with a star if it is sacreBLEU, a question mark if it is not verified."""
+        star = "*" if self.bleu == "detokenized" else ""
+        doubt = "?" if "unverified" in str(self.paper["source"]) else ""
+        return self.score if self.score == "-" else f"{self.score}{star}{doubt}"
 
 
 def read_row(configs: Path, name: str) -> Row:
