@@ -230,6 +230,7 @@ def test_flipped_bit(tmp_path: Path, refused: Callable[..., None], place: float)
         (gzip.compress(b"no archive" * 100), "damaged or cut archive"),
         (bytes(10_240), "holds no wanted"),
     ],
+    ids=["empty", "web page", "web page with BOM", "text", "gzipped text", "zeros"],
 )
 def test_no_archive(
     tmp_path: Path, refused: Callable[..., None], content: bytes, message: str
