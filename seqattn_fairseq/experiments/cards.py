@@ -27,14 +27,13 @@ def model_card(result: Result) -> str:
 
 
 def _summary(result: Result) -> str:
-    return f"An encoder-decoder Transformer with `{result['variant']}` attention.\n\n" + str(
-        result["headline"]
-    )
+    headline = str(result["headline"]).removeprefix("headline: ")
+    return f"An encoder-decoder Transformer with `{result['variant']}` attention.\n\n{headline}"
 
 
 def _subset(name: str, table: Mapping[str, Any]) -> str:
     rows = [
-        f"| {score['name']} | {score['score']:.2f} | `{score['signature']}` |"
+        f"| {score['name']} | {score['score']:.2f} | `{_cell(score['signature'])}` |"
         for score in table["scores"].values()
     ]
     head = [
@@ -57,6 +56,10 @@ def _decoding(result: Result) -> str:
 def _table(values: Mapping[str, Any]) -> str:
     rows = [f"| {name} | {_shown(value)} |" for name, value in values.items()]
     return "\n".join(["| | |", "|---|---|", *rows])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")  # a signature's bars would end the cell
 
 
 def _shown(value: Any) -> str:

@@ -52,7 +52,8 @@ def test_one_command_and_again(
     assert line["training"]["epochs"] == 2
     assert line["subsets"]["test"]["n"] > 0
     card = Path("runs", experiment, "seed1", "model_card.md").read_text(encoding="utf-8")
-    assert line["headline"] in card
+    assert line["headline"].removeprefix("headline: ") in card
+    assert r"nrefs:1\|case:" in card
     assert f"{line['training']['parameters']:,}" in card
 
     assert main([*command, "--from", str(archives)]) == 0
