@@ -134,6 +134,8 @@ def explain(failures: dict[int, ProcessFailure], logs: RankLogs) -> str:
     if failure.exitcode < 0:
         how = f"was killed by {failure.signal_name()}"
         remedy = "repeat the command to resume"
+        if failure.exitcode == -signal.SIGKILL:
+            remedy += "; if nobody killed it, the memory ran out: lower dataset.max_tokens"
     else:
         how = f"failed with exit status {failure.exitcode}"
         remedy = "mend that and repeat the command to resume"

@@ -65,7 +65,8 @@ def test_a_killed_rank_ends_the_other_with_a_line_that_names_it(
         time.sleep(0.05)
     assert command.wait() == 1
     assert last_line(command).startswith("seqattn train: error: rank 1 on ")
-    assert " was killed by SIGKILL; repeat the command to resume; its log: " in last_line(command)
+    assert " was killed by SIGKILL; repeat the command to resume; " in last_line(command)
+    assert "the memory ran out: lower dataset.max_tokens; its log: " in last_line(command)
     logs = sorted(path.name for path in (tmp_path / "run/logs").rglob("rank*"))
     assert logs == ["rank0.err", "rank0.out", "rank1.err", "rank1.out"]
 
