@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,14 @@ def test_a_step_that_fails_ends_it(
     assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize("asking", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+@pytest.fixture(params=[signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1], ids=lambda s: s.name)
+def asking(request: pytest.FixtureRequest) -> Iterator[signal.Signals]:
+    """A signal in its default state: under nohup, SIGHUP is ignored here and in all children."""
+    before = signal.signal(request.param, signal.SIG_DFL)
+    yield request.param
+    signal.signal(request.param, before)
+
+
 def test_a_stop_reaches_the_step_and_is_handed_back(
     asking: signal.Signals,
     tmp_path: Path,
@@ -99,13 +107,12 @@ def test_a_stop_reaches_the_step_and_is_handed_back(
     name = asking.name.removeprefix("SIG")
     step.write_text(
         f"#!/usr/bin/env bash\ntrap 'exit 75' {name}\nsleep 0.5\nkill -{name} $PPID\n"
-        "while true; do sleep 0.05; done\n"
+        "for ((i = 0; i < 200; i++)); do sleep 0.05; done\n"
     )
     step.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(step))
-    before = signal.getsignal(asking)
     assert main(["reproduce", "experiment=iwslt14_de_en/rela_g"]) == 75
-    assert signal.getsignal(asking) == before
+    assert signal.getsignal(asking) == signal.SIG_DFL
     assert "prepare stopped as asked; the same command goes on" in capfd.readouterr().err
 
 
