@@ -161,7 +161,7 @@ def open_workspace(folder: Path, corpus: str, facts: dict[str, Any]) -> Iterator
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
         remove_partial_files(folder)
-        header = {"corpus": corpus, **facts, "tools": _tool_versions()}
+        header = {"corpus": corpus, **facts, "tools": tool_versions(_TOOLS)}
         workspace = Workspace(folder, {**header, "stages": manifest.get("stages", {})})
         workspace.manifest["lines_per_second"] = manifest.get("lines_per_second", {})
         workspace.save()
@@ -214,9 +214,10 @@ def _files_of(path: Path) -> list[Path]:
     return sorted(file for file in path.iterdir()) if path.is_dir() else [path]
 
 
-def _tool_versions() -> dict[str, str]:
+def tool_versions(tools: Sequence[str]) -> dict[str, str]:
+    """Return the versions of Python and of those packages that are installed."""
     versions = {"python": platform.python_version()}
-    for tool in _TOOLS:
+    for tool in tools:
         try:
             versions[tool] = version(tool)
         except PackageNotFoundError:

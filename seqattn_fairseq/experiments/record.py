@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 
 from seqattn_fairseq.checkpoint_files import read_checkpoint
 from seqattn_fairseq.data.files import sha256_of, write_atomically
+from seqattn_fairseq.data.workspace import tool_versions
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.evaluation.pipeline import evaluate
 from seqattn_fairseq.experiments.cards import model_card
@@ -20,7 +20,15 @@ from seqattn_fairseq.experiments.plan import Experiment
 
 MODEL_CARD = "model_card.md"
 
-_TOOLS = ("seqattn_fairseq", "fairseq-fixed", "torch", "sacrebleu", "subword-nmt", "sacremoses")
+_TOOLS = (
+    "seqattn_fairseq",
+    "fairseq-fixed",
+    "fairseq",
+    "torch",
+    "sacrebleu",
+    "subword-nmt",
+    "sacremoses",
+)
 
 
 def record(experiment: Experiment, results: Path) -> str:
@@ -64,7 +72,7 @@ def describe(experiment: Experiment) -> dict[str, Any]:
         },
         "data": _data(experiment.data_bin),
         "machine": _machine(),
-        "versions": _versions(),
+        "versions": tool_versions(_TOOLS),
     }
 
 
@@ -87,16 +95,6 @@ def _machine() -> str:
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {device_name(torch.device('cuda'))}"
     return f"{platform.machine()} {device_name(torch.device('cpu'))}"
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for tool in _TOOLS:
-        try:
-            versions[tool] = version(tool)
-        except PackageNotFoundError:
-            continue  # fairseq may be installed under its other name
-    return versions
 
 
 def _append(path: Path, result: dict[str, Any]) -> bool:
