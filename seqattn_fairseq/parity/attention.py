@@ -68,7 +68,7 @@ class AttentionCase:
     def _whole(self, comparison: Comparison) -> None:
         names = [name for name in ("query", "memory") if f"input/{name}" in self.golden]
         inputs = {name: self.golden.leaf(f"input/{name}") for name in names}
-        log: AttentionLog = {}
+        log = AttentionLog()
 
         def run(module: MultiheadAttention) -> Tensor:
             sequences = [self.layout.sequence(x) for x in inputs.values()]
@@ -78,7 +78,7 @@ class AttentionCase:
         out = with_parameters(self.module, self.state, run)
         (out * self.golden["input/loss_weight"]).sum().backward()
         comparison.output("out", out)
-        weights = log[self.module.site.value][0]
+        weights = log.weights[self.module.site.value][0]
         comparison.output("weights", self.layout.weights(weights))
         comparison.gradients({**self.leaves, **inputs})
 

@@ -239,13 +239,13 @@ def _run_decoder_layer(golden: Golden, comparison: Comparison) -> None:
     x, source = golden.leaf("input/x"), golden.leaf("input/encoder_out")
     masked = "input/encoder_padding_mask" in golden
     mask_BS = golden["input/encoder_padding_mask"].bool() if masked else None
-    log: AttentionLog = {}
+    log = AttentionLog()
     memory = Memory(_flip(source), mask_BS)
     out, _ = with_parameters(layer, state, lambda module: module(_flip(x), None, memory, log))
     (_flip(out) * golden["input/loss_weight"]).sum().backward()
     comparison.output("out", _flip(out))
     if "output/attn" in golden:
-        comparison.output("attn", log[Site.CROSS.value][0].mean(dim=1))
+        comparison.output("attn", log.weights[Site.CROSS.value][0].mean(dim=1))
     comparison.gradients({**leaves, "x": x, "encoder_out": source})
     with torch.no_grad():
         with_parameters(layer, state, lambda m: _run_layer_steps(golden, comparison, m, memory))

@@ -208,7 +208,7 @@ def _run_self_attention(golden: Golden, comparison: Comparison) -> None:
     real = _real(golden)
     _whole(golden, comparison, module, run, where=real)
     if "output/attn_weights" in golden:
-        weights = _in_chunks(log[module.site.value][0], golden["output/attn_weights"])
+        weights = _in_chunks(log.weights[module.site.value][0], golden["output/attn_weights"])
         where = None if real is None else _turn(real).reshape(weights.shape[:3])
         comparison.output("attn_weights", weights, where)
     if "output/incremental" in golden:
@@ -251,7 +251,7 @@ def _run_cross_attention(golden: Golden, comparison: Comparison) -> None:
         return _turn(m(_turn(inputs["query"]), None, memory, log))
 
     _whole(golden, comparison, module, run, ("query", "key"))
-    comparison.output("attn_weights", log["cross"][0][:, 0])
+    comparison.output("attn_weights", log.weights["cross"][0][:, 0])
     if "output/incremental" not in golden:
         return
     with torch.no_grad():

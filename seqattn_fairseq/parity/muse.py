@@ -157,12 +157,12 @@ class _Attention:
         """Compare everything in the file."""
         names = [n for n in ("query", "encoder_out") if f"input/{n}" in self.golden]
         inputs = {name: self.golden.leaf(f"input/{name}") for name in names}
-        log: AttentionLog = {}
+        log = AttentionLog()
         out = with_parameters(self.layer, self.state, lambda m: self._whole(m, inputs, log))
         (out * self.golden["input/loss_weight"]).sum().backward()
         comparison.output("attn", out)
         if "output/attn_weights_headmean" in self.golden:
-            comparison.output("attn_weights_headmean", log[self.site.value][0].mean(dim=1))
+            comparison.output("attn_weights_headmean", log.weights[self.site.value][0].mean(dim=1))
         collected = {f"input.{name}": leaf for name, leaf in inputs.items()}
         comparison.gradients({**self.leaves, **collected})
         if "output/incremental" in self.golden:
@@ -337,7 +337,7 @@ def _encoded(layers: Any, golden: Golden, src_SBC: Tensor) -> Memory:
 def _compare_layers(
     layers: Any, golden: Golden, inputs: Mapping[str, Tensor], comparison: Comparison
 ) -> None:
-    log: AttentionLog = {}
+    log = AttentionLog()
     memory = _encoded(layers, golden, inputs["src"])
     out, _ = layers["decoder_layer"](inputs["tgt"].transpose(0, 1), None, memory, log)
     encoded, decoded = memory.x_BSC.transpose(0, 1), out.transpose(0, 1)
@@ -346,7 +346,8 @@ def _compare_layers(
     comparison.output("encoder_layer", encoded)
     comparison.output("decoder_layer", decoded)
     if "output/cross_attn_weights_headmean" in golden:
-        comparison.output("cross_attn_weights_headmean", log[Site.CROSS.value][0].mean(dim=1))
+        weights = log.weights[Site.CROSS.value][0]
+        comparison.output("cross_attn_weights_headmean", weights.mean(dim=1))
 
 
 def _layer_steps(layers: Any, golden: Golden, comparison: Comparison) -> None:

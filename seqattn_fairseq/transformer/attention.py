@@ -8,6 +8,7 @@ Shapes: B batch, R rows (hypotheses), T queries, S keys, C width, H heads, d = C
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from enum import Enum
 
 from torch import Tensor, nn
@@ -23,8 +24,56 @@ class Site(str, Enum):
     CROSS = "cross"
 
 
-# site -> one (B, H, T, S) tensor of pre-dropout weights per layer
-AttentionLog = dict[str, list[Tensor]]
+class AttentionLog:
+    """Receives the weights of every attention as a pass goes along; this one keeps them.
+
+    Attributes:
+        weights: site -> one (B, H, T, S) tensor of pre-dropout weights per layer.
+    """
+
+    def __init__(self) -> None:
+        self.weights: dict[str, list[Tensor]] = {}
+
+    def add(self, site: Site, weights_BHTS: Tensor, reach: Tensor | None = None) -> None:
+        """Take the weights of the next layer's attention at ``site``.
+
+        Args:
+            site: where the attention stands.
+            weights_BHTS: weights before dropout.
+            reach: (B, H, T, S) or of sizes 1, True where the mechanism can read a key at all (its
+                chunk, its kernel), whatever padding and causality say; None: anywhere.
+        """
+        self.weights.setdefault(site.value, []).append(weights_BHTS)
+
+    def through(self, change: Callable[[Tensor], Tensor]) -> AttentionLog:
+        """Return a log that hands weights and reach on to this one, each changed first."""
+        return _ChangingLog(self, change)
+
+    def handing_on(self, log: AttentionLog | None) -> AttentionLog:
+        """Return a log that adds to this one and, where there is one, to another."""
+        return self if log is None else _ForkedLog(self, log)
+
+
+class _ForkedLog(AttentionLog):
+    def __init__(self, *logs: AttentionLog) -> None:
+        super().__init__()
+        self.logs = logs
+
+    def add(self, site: Site, weights_BHTS: Tensor, reach: Tensor | None = None) -> None:
+        """See :class:`AttentionLog`."""
+        for log in self.logs:
+            log.add(site, weights_BHTS, reach)
+
+
+class _ChangingLog(AttentionLog):
+    def __init__(self, log: AttentionLog, change: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.log, self.change = log, change
+
+    def add(self, site: Site, weights_BHTS: Tensor, reach: Tensor | None = None) -> None:
+        """See :class:`AttentionLog`."""
+        changed_reach = None if reach is None else self.change(reach)
+        self.log.add(site, self.change(weights_BHTS), changed_reach)
 
 
 class MultiheadAttention(nn.Module):
@@ -120,10 +169,8 @@ class MultiheadAttention(nn.Module):
         """Return (R, n, C) for the next n positions of R = B * group hypotheses."""
         # Positions do not see each other here: the beams of a sentence are just more queries.
         x = x_RnC.reshape(cache.key_BHSd.size(0), -1, x_RnC.size(-1))
+        log = log and log.through(lambda weights: by_hypothesis(weights, x_RnC.size(1)))
         y = self._attended(x, cache.key_BHSd, cache.value_BHSd, cache.padding_mask_BS, log)
-        if log is not None:
-            weights = log[self.site.value].pop()
-            log[self.site.value].append(by_hypothesis(weights, x_RnC.size(1)))
         return y.view_as(x_RnC)
 
     def _attended(
@@ -131,7 +178,7 @@ class MultiheadAttention(nn.Module):
     ) -> Tensor:
         q = self._heads(self.q_proj(x) * self.scaling)
         if log is not None:
-            log.setdefault(self.site.value, []).append(self.weights(q, k, mask))
+            log.add(self.site, self.weights(q, k, mask))
         dropout = self.dropout if self.training or self.retain_dropout else 0.0
         out: Tensor = self.out_proj(self.attend(q, k, v, mask, dropout))
         return out

@@ -129,6 +129,7 @@ class Decoder(EmbedsTokens, FairseqIncrementalDecoder):
         alignment_heads: int | None = None,
         return_all_hiddens: bool = False,
         src_lengths: Tensor | None = None,
+        attention_log: AttentionLog | None = None,
     ) -> tuple[Tensor, dict[str, Any]]:
         """Return logits (B, T, V), or features, and fairseq's extras.
 
@@ -136,19 +137,22 @@ class Decoder(EmbedsTokens, FairseqIncrementalDecoder):
         not yet consumed are computed and returned. ``attn`` is the (B, T, S) cross-attention of
         one layer (``alignment_layer``, default the last) averaged over the first
         ``alignment_heads`` heads; it is computed only when asked for: by that argument, or by
-        ``--print-alignment`` when generating.
+        ``--print-alignment`` when generating. ``attention_log`` receives the weights of every
+        layer.
         """
-        log: AttentionLog = {}
-        logs = None
+        log = AttentionLog()
+        logs: dict[int, AttentionLog] = {}
+        if attention_log is not None:
+            logs = dict.fromkeys(range(len(self.layers)), attention_log)
         if alignment_layer is not None or (self.need_attn and not self.training):
-            last = len(self.layers) - 1
-            logs = {last if alignment_layer is None else alignment_layer: log}
+            shown = len(self.layers) - 1 if alignment_layer is None else alignment_layer
+            logs[shown] = log.handing_on(logs.get(shown))
         states: list[Tensor] = []
         if incremental_state is None:
             x, states = self.decode(prev_output_tokens, memory_of(encoder_out), logs)
         else:
             x = self._next(prev_output_tokens, encoder_out, incremental_state, logs)
-        cross = log.get(Site.CROSS.value)
+        cross = log.weights.get(Site.CROSS.value)
         extra = {
             "attn": [cross[0][:, :alignment_heads].mean(dim=1) if cross else None],
             "inner_states": [s.transpose(0, 1) for s in states],

@@ -104,6 +104,7 @@ class Encoder(EmbedsTokens, FairseqEncoder):
         src_tokens: Tensor,
         src_lengths: Tensor | None = None,
         return_all_hiddens: bool = False,
+        attention_log: AttentionLog | None = None,
         **_: Any,
     ) -> EncoderOut:
         """Return fairseq's encoder output: ``encoder_out`` [(S, B, C)], masks, lengths.
@@ -113,7 +114,7 @@ class Encoder(EmbedsTokens, FairseqEncoder):
         ``reorder_encoder_out`` which rows are hypotheses of one sentence.
         """
         states: list[Tensor] = []
-        memory = self.encode(src_tokens, states=states)
+        memory = self.encode(src_tokens, attention_log, states)
         lengths = src_tokens.ne(self.padding_idx).sum(dim=1, dtype=torch.int32).view(-1, 1)
         return {
             **_border("encoder_out", "encoder_padding_mask", memory),

@@ -20,7 +20,7 @@ from fairseq.models import (
 from torch import Tensor, nn
 
 from seqattn_fairseq.errors import SeqAttnError
-from seqattn_fairseq.transformer.attention import AttentionLog, Site
+from seqattn_fairseq.transformer.attention import AttentionLog
 from seqattn_fairseq.transformer.config import (
     SIDES,
     SIZES,
@@ -115,6 +115,7 @@ class SeqAttnModel(FairseqEncoderDecoderModel):
         src_tokens: Tensor,
         src_lengths: Tensor,
         prev_output_tokens: Tensor,
+        attention_log: AttentionLog | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, dict[str, Any]]:
         """Return logits (B, T, V) and extras.
@@ -123,11 +124,12 @@ class SeqAttnModel(FairseqEncoderDecoderModel):
             src_tokens: (B, S) source ids, padded left or right.
             src_lengths: (B,) lengths; unused, padding is read off the tokens.
             prev_output_tokens: (B, T) target ids shifted right by one.
+            attention_log: receives the weights of every attention, in the order of the layers.
             kwargs: see :meth:`Decoder.forward`.
         """
-        encoder_out = self.encoder(src_tokens, src_lengths)
+        encoder_out = self.encoder(src_tokens, src_lengths, attention_log=attention_log)
         out: tuple[Tensor, dict[str, Any]] = self.decoder(
-            prev_output_tokens, encoder_out=encoder_out, **kwargs
+            prev_output_tokens, encoder_out=encoder_out, attention_log=attention_log, **kwargs
         )
         return out
 
@@ -143,13 +145,13 @@ class SeqAttnModel(FairseqEncoderDecoderModel):
         training = self.training
         self.eval()
         try:
-            log: AttentionLog = {site.value: [] for site in Site}
+            log = AttentionLog()
             memory = self.encoder.encode(src_tokens, log)
             logs = dict.fromkeys(range(len(self.decoder.layers)), log)
             self.decoder.decode(prev_output_tokens, memory, logs)
         finally:
             self.train(training)
-        return {site: weights for site, weights in log.items() if weights}
+        return log.weights
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Tensor], name: str) -> None:
         """Accept stock fairseq checkpoints: drop empty buffers, restore tied weights."""

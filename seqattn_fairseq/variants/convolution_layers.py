@@ -6,7 +6,9 @@ heads, K taps.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from fairseq.modules import FairseqDropout
@@ -118,7 +120,7 @@ class Convolution(nn.Module):
         self,
         x_RnC: Tensor,
         state: ConvolutionState,
-        log: list[Tensor] | None = None,
+        record: Callable[[Tensor, Tensor], None] | None = None,
         query_RnC: Tensor | None = None,
     ) -> Tensor:
         """Return (R, n, c) for the next n positions and advance the state; causal only.
@@ -126,7 +128,8 @@ class Convolution(nn.Module):
         Args:
             x_RnC: what is convolved.
             state: the positions before.
-            log: receives the (R, H, n, length) weights of all positions so far.
+            record: receives the (R, H, n, length) weights of all positions so far, and which of
+                them the kernel reaches.
             query_RnC: what the taps are predicted from, if not x.
         """
         size, end = self.kernel_size, state.length + x_RnC.size(1)
@@ -135,8 +138,9 @@ class Convolution(nn.Module):
             hidden = taps_outside(end, size, size - 1, None, x_RnC.device)[:, state.length :]
         logits = self.logits(x_RnC if query_RnC is None else query_RnC)
         taps = self._normalised(logits, hidden)
-        if log is not None:
-            log.append(self._stepped_weights(taps, x_RnC, end))
+        if record is not None:
+            reach = self._stepped_weights(torch.ones_like(taps), x_RnC, end).bool()
+            record(self._stepped_weights(taps, x_RnC, end), reach)
         window = x_RnC[:, :0] if state.window_RmC is None else state.window_RmC
         out, state.window_RmC = convolution_step(window, x_RnC, self._dropped(taps, x_RnC))
         state.length = end
@@ -146,6 +150,10 @@ class Convolution(nn.Module):
         """Return the taps as (B, H, T, T) weights of positions; padding weighs nothing."""
         band = band_matrix(self._everywhere(taps, x_BTC), left)
         return band if mask_BT is None else band.masked_fill(mask_BT[:, None, None], 0.0)
+
+    def reach(self, x_BTC: Tensor, taps: Tensor, left: int) -> Tensor:
+        """Return (1, H, T, T), True where a tap meets a position."""
+        return self.weights(x_BTC[:1], torch.ones_like(taps[:1]), left, None).bool()
 
     def _stepped_weights(self, taps: Tensor, x_RnC: Tensor, end: int) -> Tensor:
         around = F.pad(self._everywhere(taps, x_RnC), (0, 0, 0, 0, self.kernel_size - 1, 0))
@@ -275,7 +283,7 @@ class ConvolutionMixer(nn.Module):
         taps, left = self.conv.taps(x, padding_mask_BT)
         if log is not None:
             weights = self.conv.weights(x, taps, left, padding_mask_BT)
-            log.setdefault(self.site.value, []).append(weights)
+            log.add(self.site, weights, self.conv.reach(x, taps, left))
         out: Tensor = self.linear2(self.conv.convolve(x, taps, left))
         return out
 
@@ -283,8 +291,8 @@ class ConvolutionMixer(nn.Module):
         self, x_RnC: Tensor, state: ConvolutionState, log: AttentionLog | None = None
     ) -> Tensor:
         """Return (R, n, C) for the next n positions and advance the state."""
-        weights = None if log is None else log.setdefault(self.site.value, [])
-        out: Tensor = self.linear2(self.conv.step(self._entered(x_RnC), state, weights))
+        record = None if log is None else partial(log.add, self.site)
+        out: Tensor = self.linear2(self.conv.step(self._entered(x_RnC), state, record))
         return out
 
     def _entered(self, x: Tensor) -> Tensor:

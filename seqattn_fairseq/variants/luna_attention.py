@@ -154,7 +154,7 @@ class LunaAttention(ProjectsHeads):
 
     def log_weights(self, log: AttentionLog, unpack_BHTL: Tensor, pack_BPLS: Tensor) -> None:
         """Append the weights of the queries over the context to the log."""
-        log.setdefault(self.site.value, []).append(compose_weights(unpack_BHTL, pack_BPLS))
+        log.add(self.site, compose_weights(unpack_BHTL, pack_BPLS))
 
 
 class RunningSums:
@@ -298,8 +298,7 @@ class LunaCausalAttention(ProjectsHeads):
         scores = causal_mean(q, k, dropped, count, key_sum, self.exact_sums)
         weights = softmax_over_p(scores, padding_mask_BL)
         if log is not None:
-            over_target = causal_mean_weights(weights, pack, count)
-            log.setdefault(self.site.value, []).append(over_target)
+            log.add(self.site, causal_mean_weights(weights, pack, count))
         read = self.dropout_module(weights)
         out = causal_mean(read, dropped, v, count, value_sum, self.exact_sums)
         if sums is not None:

@@ -319,7 +319,6 @@ class LunaDecoderLayer(LunaLayer):
         x_BTC = x_RnC.reshape(key.size(0), -1, x_RnC.size(-1))
         if log is not None:
             unpack = attn.unpack_weights(x_BTC, key, mask)
+            log = log.through(lambda weights: by_hypothesis(weights, x_RnC.size(1)))
             attn.log_weights(log, unpack, source.pack_weights(attn))
-            weights = log[attn.site.value].pop()
-            log[attn.site.value].append(by_hypothesis(weights, x_RnC.size(1)))
         return attn.unpack(x_BTC, key, source.value_BHLd, mask).view_as(x_RnC)

@@ -27,10 +27,6 @@ from seqattn_fairseq.variants.mega_modules import (
 )
 
 
-def _record(log: AttentionLog, site: Site, weights_BTS: Tensor) -> None:
-    log.setdefault(site.value, []).append(weights_BTS.unsqueeze(1))
-
-
 class _Projected(NamedTuple):
     """What a self-attention unit makes of the averaged positions, (B, T, .) each."""
 
@@ -112,10 +108,8 @@ class GatedSelfAttention(GatedUnit):
         if not self.aligns or padding_mask_BT is None:
             return self._unit(x_BTD, padding_mask_BT, log)
         lead = leading_padding(padding_mask_BT)
+        log = log and log.through(lambda weights: shifted(shifted(weights, -lead, 2), -lead, 3))
         y = self._unit(shifted(x_BTD, lead), shifted(padding_mask_BT, lead), log)
-        if log is not None:
-            weights = log[self.site.value].pop()
-            log[self.site.value].append(shifted(shifted(weights, -lead, 2), -lead, 3))
         return shifted(y, -lead)
 
     def _unit(self, x: Tensor, mask: Tensor | None, log: AttentionLog | None) -> Tensor:
@@ -148,7 +142,7 @@ class GatedSelfAttention(GatedUnit):
             query.flatten(0, 1), key.flatten(0, 1), bias, mask, self.causal, self.attention
         )
         if log is not None:
-            _record(log, self.site, _block_diagonal(weights, batch)[:, :length, :length])
+            log.add(self.site, *_over_all(weights, batch, length))
         value = self.hidden_dropout(value).flatten(0, 1)
         return self.summed(weights, value).view(batch, -1, value.size(-1))[:, :length]
 
@@ -172,7 +166,7 @@ class GatedSelfAttention(GatedUnit):
     def _attend_next(
         self, projected: _Projected, value: Tensor, cache: SelfCache, log: AttentionLog | None
     ) -> Tensor:
-        outputs, recorded = [], []
+        outputs, recorded, reach = [], [], []
         new, before = value.size(1), cache.length
         for start, end in cache.pieces(new):
             key, values = cache.append(projected.key_Z[:, start:end], value[:, start:end])
@@ -183,9 +177,11 @@ class GatedSelfAttention(GatedUnit):
             weights = gated_weights(query, key, bias, None, True, self.attention)
             outputs.append(self.summed(weights, values))
             if log is not None:
-                recorded.append(F.pad(weights, (before + end - keys, new - end)))
+                outside = (before + end - keys, new - end)
+                recorded.append(F.pad(weights, outside))
+                reach.append(F.pad(torch.ones_like(weights, dtype=torch.bool), outside))
         if log is not None:
-            _record(log, self.site, torch.cat(recorded, dim=1))
+            log.add(self.site, torch.cat(recorded, 1)[:, None], torch.cat(reach, 1)[:, None])
         return torch.cat(outputs, dim=1)
 
 
@@ -197,6 +193,15 @@ def _chunked(x_BTD: Tensor, size: int) -> Tensor:
 
 def _longest(mask_MT: Tensor | None, length: int) -> int:
     return length if mask_MT is None else int((~mask_MT).sum(dim=-1).amax())
+
+
+def _over_all(weights_MCC: Tensor, batch: int, length: int) -> tuple[Tensor, Tensor | None]:
+    """Return the weights of chunks as (B, 1, T, T), and which keys they reach if not all."""
+    weights = _block_diagonal(weights_MCC, batch)[:, None, :length, :length]
+    if weights_MCC.size(0) == batch:
+        return weights, None
+    reach = _block_diagonal(torch.ones_like(weights_MCC), batch)[:, None, :length, :length]
+    return weights, reach.bool()
 
 
 def _block_diagonal(weights_MCC: Tensor, batch: int) -> Tensor:
@@ -273,9 +278,8 @@ class GatedCrossAttention(GatedUnit):
         if not self.aligns or padding_mask_BT is None:
             return self._unit(x_BTD, cache, padding_mask_BT, log)
         lead = leading_padding(padding_mask_BT)
+        log = log and log.through(lambda weights: shifted(weights, -lead, 2))
         y = self._unit(shifted(x_BTD, lead), cache, shifted(padding_mask_BT, lead), log)
-        if log is not None:
-            log[Site.CROSS.value].append(shifted(log[Site.CROSS.value].pop(), -lead, 2))
         return shifted(y, -lead)
 
     def step(self, x_RnD: Tensor, cache: CrossCache, log: AttentionLog | None = None) -> Tensor:
@@ -299,7 +303,7 @@ class GatedCrossAttention(GatedUnit):
         if log is not None:
             lead = cache.lead_B
             by_column = weights if lead is None else shifted(weights, -lead, 2)
-            _record(log, Site.CROSS, by_column.reshape(x.size(0), new, -1))
+            log.add(Site.CROSS, by_column.reshape(x.size(0), 1, new, -1))
         attended = self.summed(weights, cache.value_BSD).reshape(x.shape)
         return self.gated(x, self.h_proj(attended * F.silu(reset)), update)
 

@@ -219,8 +219,7 @@ class ParallelLayer(nn.Module):
         """Return the joined heads (B, T, C) of attention to keys and values, (B, H, S, d) each."""
         q, causal = self.split_heads(q_BTC * self.scaling), site is Site.DECODER_SELF
         if log is not None:
-            weights = softmax_weights(q, keys[0], padding_mask_BS, causal)
-            log.setdefault(site.value, []).append(weights)
+            log.add(site, softmax_weights(q, keys[0], padding_mask_BS, causal))
         rate = active_rate(self.attention_dropout_module)
         return join_heads(softmax_attention(q, *keys, padding_mask_BS, causal, rate))
 
@@ -336,10 +335,8 @@ class MuseDecoderLayer(ParallelLayer):
         # positions do not see each other here: the beams of a sentence are just more queries
         q = q_RnC.reshape(cache.key_BHSd.size(0), -1, q_RnC.size(-1))
         keys = (cache.key_BHSd, cache.value_BHSd)
+        log = log and log.through(lambda weights: by_hypothesis(weights, q_RnC.size(1)))
         out = self.attended(q, keys, cache.padding_mask_BS, Site.CROSS, log)
-        if log is not None:
-            weights = log[Site.CROSS.value].pop()
-            log[Site.CROSS.value].append(by_hypothesis(weights, q_RnC.size(1)))
         return out.view(q_RnC.shape)
 
     def memory_cache(self, memory: Memory) -> MemoryCache:

@@ -15,6 +15,7 @@ from seqattn_fairseq.official.conversion import Conversion, OfficialModel
 from seqattn_fairseq.official.convolution import ORIGINS
 from seqattn_fairseq.parity.golden import Golden
 from seqattn_fairseq.parity.modules import build_converted
+from seqattn_fairseq.transformer.attention import AttentionLog
 from seqattn_fairseq.transformer.registry import get_variant, make_config
 from seqattn_fairseq.variants.convolution import kernel_sizes
 from seqattn_fairseq.variants.convolution_layers import (
@@ -253,10 +254,10 @@ class TestLog:
             state = model.decoder.start(model.encoder.encode(source))
             end = 0
             for size in (1, 1, 4, 2):
-                log: dict[str, list[torch.Tensor]] = {}
+                log = AttentionLog()
                 model.decoder.step(tokens[:, end : end + size], state, {0: log})
                 rows = whole[:, :, end : end + size, : end + size]
-                torch.testing.assert_close(log["decoder_self"][0], rows)
+                torch.testing.assert_close(log.weights["decoder_self"][0], rows)
                 end += size
 
 

@@ -152,7 +152,7 @@ def test_logged_weights_over_the_target_give_the_output(tie: bool) -> None:
     pquery = attn.pack_query(random(2, 3, 8, seed=1))
     mask = torch.tensor([[True, True, False, False, False], [False] * 5])
     out = attn(x, pquery, None, mask, log)
-    (weights,) = log[Site.DECODER_SELF.value]
+    (weights,) = log.weights[Site.DECODER_SELF.value]
     _, value = attn.keys_and_values(("c", "k", "v"), x)
     torch.testing.assert_close(attn.project_out(weights @ value), out)
     assert weights.triu(1).eq(0).all() and weights[0, :, :, :2].eq(0).all()
@@ -228,15 +228,15 @@ def test_steps_log_the_whole_passes_weights_over_the_source(order: list[int]) ->
     model, rows = small_model("luna", projection_length=3).double(), torch.tensor(order)
     sentence = torch.tensor([0, 0, 0, 1, 1, 1])
     source, tokens = batch([7, 4]), shifted([4] * 6)
-    log: AttentionLog = {}
+    log = AttentionLog()
     with torch.no_grad():
         state = model.decoder.start(model.encoder.encode(source), sentence)
         model.decoder.step(tokens[:, :2], state)
         state.reorder(rows)
         model.decoder.step(tokens[rows, 2:], state, dict.fromkeys(range(2), log))
     full = model.attention_weights(source[sentence[rows]], None, tokens[rows])
-    assert list(log) == ["cross"]
-    for stepped, whole in zip(log["cross"], full["cross"], strict=True):
+    assert list(log.weights) == ["cross"]
+    for stepped, whole in zip(log.weights["cross"], full["cross"], strict=True):
         torch.testing.assert_close(stepped, whole[:, :, 2:])
 
 

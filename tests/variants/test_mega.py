@@ -192,13 +192,13 @@ def test_logged_weights_of_steps_are_rows_of_the_whole(variant: str) -> None:
         state = model.decoder.start(memory)
         seen = 0
         for part in target.split([1, 4, 3], dim=1):
-            log: AttentionLog = {}
+            log = AttentionLog()
             model.decoder.step(part, state, {1: log})
             rows = slice(seen, seen + part.size(1))
             seen = rows.stop
-            torch.testing.assert_close(log["cross"][0], whole["cross"][1][:, :, rows])
+            torch.testing.assert_close(log.weights["cross"][0], whole["cross"][1][:, :, rows])
             mine = whole["decoder_self"][1][:, :, rows, :seen]
-            torch.testing.assert_close(log["decoder_self"][0], mine)
+            torch.testing.assert_close(log.weights["decoder_self"][0], mine)
 
 
 class TestReleasedBehaviour:
@@ -437,6 +437,6 @@ def test_all_padded_sources_meet_no_key() -> None:
     cfg = make_config("mega", **both(embed_dim=8, ffn_embed_dim=8, attention_heads=1))
     layer = get_variant("mega").decoder_layer(cfg, place())
     memory = Memory(torch.randn(1, 3, 8), torch.ones(1, 3, dtype=torch.bool))
-    log: AttentionLog = {}
+    log = AttentionLog()
     out, _ = layer(torch.randn(1, 2, 8), None, memory, log)
-    assert out.isfinite().all() and log["cross"][0].eq(0).all()
+    assert out.isfinite().all() and log.weights["cross"][0].eq(0).all()

@@ -212,11 +212,11 @@ def test_cross_weights_of_beams() -> None:
         memory = model.encoder.encode(batch([7, 4]))
         tokens = shifted([3] * 4)
         state = model.decoder.start(memory, sentence)
-        logs: list[AttentionLog] = [{}, {}]
+        logs = [AttentionLog(), AttentionLog()]
         model.decoder.step(tokens, state, dict.fromkeys(range(2), logs[0]))
         model.decoder.decode(tokens, memory.select(sentence), dict.fromkeys(range(2), logs[1]))
     for site in ("decoder_self", "cross"):
-        for ours, expected in zip(logs[0][site], logs[1][site], strict=True):
+        for ours, expected in zip(logs[0].weights[site], logs[1].weights[site], strict=True):
             torch.testing.assert_close(ours, expected)
 
 

@@ -74,10 +74,10 @@ def test_null_attention_gives_the_output_bias(gated):
         module.q_proj.bias.fill_(1.0)
         module.k_proj.bias.fill_(-1.0)
     x = torch.zeros(1, 5, 8, requires_grad=True)
-    log: AttentionLog = {}
+    log = AttentionLog()
     out = module(x, x, None, log)
     out.sum().backward()
-    assert not log["encoder_self"][0].any()
+    assert not log.weights["encoder_self"][0].any()
     torch.testing.assert_close(out[0], module.out_proj.bias.expand(5, 8))
     assert x.grad is not None and not x.grad.any()
     assert all(p.grad is None or p.grad.isfinite().all() for p in module.parameters())
