@@ -4,7 +4,8 @@ from seqattn_fairseq import compat
 
 compat.apply()
 
-# Importing registers the task, the tokenizer, the optimiser and the schedules with fairseq.
+# Importing registers criterions, task, tokenizer, optimiser and schedules with fairseq.
+from seqattn_fairseq.criterions import alignment, label_smoothed, rdrop  # noqa: E402, F401
 from seqattn_fairseq.data import fairseq_tokenizer  # noqa: E402, F401
 from seqattn_fairseq.optim import apollo, schedules  # noqa: E402, F401
 from seqattn_fairseq.tasks import translation  # noqa: E402, F401

@@ -14,6 +14,7 @@ from seqattn_fairseq.errors import SeqAttnError, nearest
 # command -> one line of help; the module of the same name (_ for -) in this package brings
 # ``add_arguments(parser)`` and ``run(args) -> int``.
 COMMANDS = {
+    "analyse": "attention statistics, alignment errors, texts and lengths of runs",
     "attention": "draw the cross-attention of one sentence",
     "average": "average the weights of several checkpoints",
     "compare": "paired significance tests between systems",
@@ -29,6 +30,7 @@ COMMANDS = {
     "path": "print the absolute --user-dir of this plugin",
     "prepare": "fetch, clean, tokenise, segment and binarise a corpus",
     "prepare-corpus": "the same for two text files of your own",
+    "report": "write one HTML page that compares runs",
     "reproduce": "prepare, train, evaluate and record an experiment",
     "score": "BLEU in the flavours of papers, chrF, TER, COMET; mean over seeds",
     "train": "train a recipe on all GPUs of this node, or on several nodes",

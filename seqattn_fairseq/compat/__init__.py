@@ -21,6 +21,7 @@ from seqattn_fairseq.compat import (  # noqa: E402
     configuration,
     distributed,
     libraries,
+    loggers,
     numerics,
 )
 from seqattn_fairseq.compat.workaround import Workaround  # noqa: E402
@@ -32,6 +33,7 @@ WORKAROUNDS: tuple[Workaround, ...] = (
     *configuration.WORKAROUNDS,
     *numerics.WORKAROUNDS,
     *distributed.WORKAROUNDS,
+    *loggers.WORKAROUNDS,
     *command_line.WORKAROUNDS,
 )
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import pickle
+from functools import wraps
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import torch
 from fairseq.data import data_utils, language_pair_dataset
 from fairseq.models import distributed_fairseq_model
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from seqattn_fairseq.compat.workaround import Workaround, rebind, source_contains
 
@@ -85,6 +88,21 @@ def _repair_cpu_data_parallel() -> None:
     distributed_fairseq_model.DistributedDataParallel = data_parallel
 
 
+# ---- data workers ------------------------------------------------------------------------------
+
+
+def _leave_the_parents_workers() -> None:
+    """Let a forked worker drop its copy of the parent's iterator without touching its workers."""
+    original = _MultiProcessingDataLoaderIter.__del__
+
+    @wraps(original)
+    def __del__(self: Any) -> None:  # noqa: N807
+        if all(worker._parent_pid == os.getpid() for worker in getattr(self, "_workers", ())):
+            original(self)
+
+    _MultiProcessingDataLoaderIter.__del__ = __del__  # type: ignore[method-assign]
+
+
 WORKAROUNDS = (
     Workaround(
         "safe checkpoint loading",
@@ -106,5 +124,12 @@ WORKAROUNDS = (
             distributed_fairseq_model.DistributedFairseqModel, "device_ids=[args.device_id]"
         ),
         _repair_cpu_data_parallel,
+    ),
+    Workaround(
+        "tracebacks of data workers",
+        "a data worker that drops its copy of the last epoch's iterator asks for workers that are "
+        "not its own: an ignored AssertionError, with traceback, in every other epoch's log",
+        lambda: not source_contains(_MultiProcessingDataLoaderIter.__del__, "getpid"),
+        _leave_the_parents_workers,
     ),
 )

@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from fairseq.data import data_utils
 
 from seqattn_fairseq.data.description import CorpusDescription, load_corpus_description
@@ -104,9 +107,13 @@ def generate(
     identity = _identity(job, corpus)
     if _is_done(folder, identity):
         return Generated(folder, fresh=False)
+    start = time.perf_counter()
     sentences = translate(job, processes)
     record = {
         **identity,
+        # no part of what decides whether it is done again
+        "seconds": time.perf_counter() - start,
+        "hardware": hardware(job.cpu, processes),
         "pair": _pair(training, corpus.data_bin),
         "n": len(sentences),
         "lowercased": corpus.lowercased(),
@@ -115,6 +122,15 @@ def generate(
     }
     _write(folder, corpus, sentences, record)
     return Generated(folder, fresh=True)
+
+
+def hardware(cpu: bool, processes: int = 1) -> str:
+    """Return what translates, in words; ``cpu`` stays off the GPU."""
+    if torch.cuda.is_available() and not cpu:
+        count = min(processes, torch.cuda.device_count())
+        return f"{count} x {torch.cuda.get_device_name()}"
+    threads = processes * torch.get_num_threads()
+    return f"{platform.machine()} CPU, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _pair(training: TrainingRecord, data_bin: Path) -> str:

@@ -12,6 +12,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -123,21 +124,93 @@ def _complete(shares: Sequence[_Share], job: Job) -> list[Sentence]:
 
 
 def _translate_share(job: Job, share: int, shares: int) -> _Share:
-    device = _device(job, share)
     with quiet("fairseq"):
+        translator = Translator.open(job, share)
+        found: list[Sentence] = []
+        total = math.ceil(len(translator.dataset) / shares)
+        name = f"translate {job.subset}"
+        with tqdm(total=total, desc=name, unit="line", position=share) as bar:
+            for sample in translator.batches((share, shares)):
+                found += translator.sentences(sample, translator.search(sample))
+                bar.update(len(sample["id"]))
+    return _Share(len(translator.dataset), found)
+
+
+@dataclass(frozen=True)
+class Translator:
+    """A model, its search and a test set, in memory and ready.
+
+    Attributes:
+        job: what was opened.
+        device: where the model is.
+        model: in evaluation mode, prepared for inference.
+        task: fairseq's, which knows the dictionaries.
+        dataset: fairseq's, of the test set.
+    """
+
+    job: Job
+    device: torch.device
+    model: Any
+    task: Any
+    dataset: Any
+
+    @classmethod
+    def open(cls, job: Job, share: int = 0) -> Translator:
+        """Load model and test set; ``share`` chooses among several GPUs.
+
+        Raises:
+            SeqAttnError: as :func:`load`, or the test set is missing.
+        """
+        device = _device(job, share)
         model, task, cfg = load(job.checkpoint, job.data_bin, job.search)
         model = (model.half() if job.search.fp16 else model).to(device)
         task.load_dataset(job.subset, task_cfg=cfg.task)
-        dataset = task.dataset(job.subset)
-        batches = _batches(task, model, dataset, job.search, (share, shares))
-        found: list[Sentence] = []
-        total = math.ceil(len(dataset) / shares)
-        name = f"translate {job.subset}"
-        with tqdm(total=total, desc=name, unit="line", position=share) as bar:
-            for batch in _translated(task, model, batches, job, device):
-                found += batch
-                bar.update(len(batch))
-    return _Share(len(dataset), found)
+        return cls(job, device, model, task, task.dataset(job.subset))
+
+    def max_positions(self) -> tuple[float, float]:
+        """Return the longest source and target, in tokens, that task and model allow."""
+        limits = utils.resolve_max_positions(self.task.max_positions(), self.model.max_positions())
+        return limits[0], limits[1]
+
+    def batches(
+        self, share: tuple[int, int] = (0, 1), lines: int | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Return fairseq's batches of the test set, or the i-th of n shares of them.
+
+        They hold so many tokens as the search says, or else so many ``lines``, a multiple of 8.
+        """
+        iterator = self.task.get_batch_iterator(
+            self.dataset,
+            max_tokens=None if lines else self.job.search.max_tokens,
+            max_sentences=lines,
+            max_positions=self.max_positions(),
+            required_batch_size_multiple=8,
+            shard_id=share[0],
+            num_shards=share[1],
+        ).next_epoch_itr(shuffle=False)
+        # a share that has run out of batches gets empty ones
+        return (sample for sample in iterator if "net_input" in sample)
+
+    @cached_property
+    def generator(self) -> Any:
+        """The generator of fairseq with the options of the search."""
+        return self.task.build_generator([self.model], generation(self.job.search))
+
+    def search(self, sample: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the best hypothesis of every sentence of a batch, as fairseq gives it."""
+        batch = utils.move_to_cuda(sample, self.device) if self.device.type == "cuda" else sample
+        found = self.task.inference_step(self.generator, [self.model], batch)
+        return [hypotheses[0] for hypotheses in found]
+
+    def sentences(
+        self, sample: dict[str, Any], hypotheses: Sequence[dict[str, Any]]
+    ) -> list[Sentence]:
+        """Return the sentences of a batch with their best hypotheses."""
+        bpe = self.job.remove_bpe
+        return [
+            _sentence(self.task, sample, row, best, self.generator, bpe)
+            for row, best in enumerate(hypotheses)
+        ]
 
 
 def _device(job: Job, share: int) -> torch.device:
@@ -164,7 +237,7 @@ def load(checkpoint: Path, data_bin: Path, search: Search) -> tuple[Any, Any, An
         [str(checkpoint)], overrides, task, state=state
     )
     model = models[0].eval()
-    model.prepare_for_inference_(Namespace(generation=_generation(search)))
+    model.prepare_for_inference_(Namespace(generation=generation(search)))
     return model, task, cfg
 
 
@@ -186,42 +259,14 @@ def _our_task(cfg: Any) -> Any:
     return cfg
 
 
-def _generation(search: Search) -> GenerationConfig:
+def generation(search: Search) -> GenerationConfig:
+    """Return fairseq's configuration of a search."""
     return GenerationConfig(
         beam=search.beam,
         lenpen=search.length_penalty,
         max_len_a=search.max_len_a,
         max_len_b=search.max_len_b,
     )
-
-
-def _batches(
-    task: Any, model: Any, dataset: Any, search: Search, share: tuple[int, int]
-) -> Iterator[dict[str, Any]]:
-    limits = utils.resolve_max_positions(task.max_positions(), model.max_positions())
-    iterator = task.get_batch_iterator(
-        dataset,
-        max_tokens=search.max_tokens,
-        max_positions=limits,
-        required_batch_size_multiple=8,
-        shard_id=share[0],
-        num_shards=share[1],
-    ).next_epoch_itr(shuffle=False)
-    # a share that has run out of batches gets empty ones
-    return (sample for sample in iterator if "net_input" in sample)
-
-
-def _translated(
-    task: Any, model: Any, batches: Iterator[dict[str, Any]], job: Job, device: torch.device
-) -> Iterator[list[Sentence]]:
-    generator = task.build_generator([model], _generation(job.search))
-    for sample in batches:
-        batch = utils.move_to_cuda(sample, device) if device.type == "cuda" else sample
-        hypotheses = task.inference_step(generator, [model], batch)
-        yield [
-            _sentence(task, sample, row, best[0], generator, job.remove_bpe)
-            for row, best in enumerate(hypotheses)
-        ]
 
 
 def _sentence(

@@ -1,7 +1,5 @@
 """Task ``seqattn_translation``: fairseq's translation task that loses no sentence."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Iterator
@@ -9,15 +7,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from fairseq import utils
 from fairseq.data import FairseqDataset, data_utils
+from fairseq.dataclass import ChoiceEnum
 from fairseq.sequence_scorer import SequenceScorer
 from fairseq.tasks import register_task
 from fairseq.tasks.translation import TranslationConfig, TranslationTask
 
+from seqattn_fairseq.data.alignments import ALIGNMENT_FORMATS
+from seqattn_fairseq.data.words import SUBWORD_KINDS
 from seqattn_fairseq.errors import SeqAttnError, nearest
 from seqattn_fairseq.tasks.batches import (
     Hypotheses,
@@ -35,6 +36,8 @@ from seqattn_fairseq.tasks.dictionaries import (
     verify_direction,
     verify_task_state,
 )
+from seqattn_fairseq.tasks.word_alignments import add_word_alignments
+from seqattn_fairseq.transformer.config import option
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +87,24 @@ def _explain_dead_beam(models: list[Any], error: AssertionError) -> SeqAttnError
     return SeqAttnError(f"non-finite scores: no translation of a sentence can be ranked; {reason}")
 
 
+_AlignmentFormat: Any = ChoiceEnum(list(ALIGNMENT_FORMATS))
+_SubwordKind: Any = ChoiceEnum(list(SUBWORD_KINDS))
+
+
 @dataclass
 class SeqAttnTranslationConfig(TranslationConfig):
-    """The options of fairseq's ``translation`` task."""
+    """The options of fairseq's ``translation`` task, and word alignments of the training pairs."""
+
+    word_alignments: Optional[str] = option(  # noqa: UP045 fairseq's parser needs Optional
+        None,
+        "file of links between the words of the training pairs, a line a pair, for criterions that "
+        "learn from them; as many files, separated by colons, as there are data folders",
+    )
+    word_alignments_format: _AlignmentFormat = option("pharaoh", "how the links are written")
+    word_alignments_subwords: Optional[_SubwordKind] = option(  # noqa: UP045
+        None,
+        "how the words are cut into subwords (default: what the data folder's corpus.json says)",
+    )
 
 
 @register_task("seqattn_translation", dataclass=SeqAttnTranslationConfig)
@@ -149,7 +167,8 @@ class SeqAttnTranslationTask(TranslationTask):
         """Load a split (fairseq's interface).
 
         Raises:
-            SeqAttnError: the split is missing or empty, or its sides differ in length.
+            SeqAttnError: the split is missing or empty, its sides differ in length, or the word
+                alignments do not fit it.
         """
         paths = utils.split_paths(self.cfg.data)
         folder = paths[(epoch - 1) % len(paths)] if split == self.cfg.train_subset else paths[0]
@@ -162,6 +181,9 @@ class SeqAttnTranslationTask(TranslationTask):
             raise
         if len(self.datasets[split]) == 0:
             raise SeqAttnError(f"{folder}: split '{split}' holds no sentence")
+        # a stock task that serves one of our models lacks the option
+        if split == self.cfg.train_subset and getattr(self.cfg, "word_alignments", None):
+            add_word_alignments(self.cfg, self.datasets[split], epoch)
 
     def _missing_split(self, split: str, folder: str) -> SeqAttnError:
         source, target = self.cfg.source_lang, self.cfg.target_lang

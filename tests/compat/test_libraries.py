@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from fairseq.dataclass.configs import DistributedTrainingConfig
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.data import DataLoader
 
 import seqattn_fairseq  # noqa: F401 applies the workarounds
 from tests.support import toy_corpus
@@ -100,3 +102,17 @@ def test_two_processes_train_like_one_with_twice_the_batches(tmp_path: Path) -> 
         for name in ("single", "double")
     )
     assert max(float((one[name] - two[name]).abs().max()) for name in one) < 1e-6
+
+
+def test_a_data_worker_leaves_the_workers_of_its_parent_alone(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    context = multiprocessing.get_context("fork")
+    data: Any = [1, 2]
+    batches: Any = iter(DataLoader(data, num_workers=1, multiprocessing_context=context))
+    assert int(next(batches)) == 1
+    child = context.Process(target=batches.__del__)
+    child.start()
+    child.join(60)
+    assert (child.exitcode, capfd.readouterr().err) == (0, "")
+    assert int(next(batches)) == 2  # the parent's worker is alive

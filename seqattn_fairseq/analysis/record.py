@@ -1,0 +1,84 @@
+"""``RUN/analysis/SUBSET``: results as JSON, each with what it was made from.
+
+What decides about a result stands in its ``made_from``: a repeated command compares it, skips
+what is the same and makes again what is not. Files appear complete or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from seqattn_fairseq.data.files import sha256_of, write_atomically
+
+FOLDER = "analysis"  # below a run's folder
+MADE_FROM = "made_from"
+
+
+class Made(NamedTuple):
+    """A result, and whether it was made now."""
+
+    result: dict[str, Any]
+    fresh: bool
+
+
+def result_folder(run: Path, subset: str) -> Path:
+    """Return where the results of a run, or of a checkpoint file by itself, are written.
+
+    Those of a run are in ``RUN/analysis/SUBSET``, those of a file in ``FILE.analysis/SUBSET``.
+    """
+    if run.is_file():
+        return run.with_name(f"{run.name}.{FOLDER}") / subset
+    return run / FOLDER / subset
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Return the result in a file, or an empty dictionary if there is none that can be read."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def write_result(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a result as JSON, atomically.
+
+    Raises:
+        ValueError: it holds NaN or infinity, which JSON cannot.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    with write_atomically(path) as stream:
+        stream.write(text + "\n")
+
+
+def made(path: Path, made_from: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]) -> Made:
+    """Return the result in ``path`` if it was made from the same, else make and write it.
+
+    Args:
+        path: of the JSON file.
+        made_from: plain values of all that decides about the result.
+        make: returns the result without its ``made_from``.
+    """
+    stamp = json.loads(json.dumps({**made_from, "seqattn_fairseq": version("seqattn_fairseq")}))
+    known = read_result(path)
+    if known.get(MADE_FROM) == stamp:
+        return Made(known, fresh=False)
+    result = {MADE_FROM: stamp, **make()}
+    write_result(path, result)
+    return Made(result, fresh=True)
+
+
+def file_stamp(path: Path) -> dict[str, str]:
+    """Return name and digest of a file: the same for every copy of it."""
+    return {"file": path.name, "sha256": sha256_of(path)}
+
+
+def data_stamp(data_bin: Path, subset: str) -> dict[str, str]:
+    """Return file name -> digest of all that a data-bin holds of a subset, and its dictionaries."""
+    names = (f"{subset}.*", "dict.*.txt")
+    files = sorted(path for name in names for path in data_bin.glob(name) if path.is_file())
+    return {path.name: sha256_of(path) for path in files}
