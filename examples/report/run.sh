@@ -24,7 +24,8 @@ for variant in softmax rela_g topk entmax15 luna; do
     checkpoint.save_dir="'$run'" evaluation.subsets='[test]' evaluation.checkpoints=3 \
     model.encoder_layers=2 model.decoder_layers=2 model.dropout=0.1 batch.tokens=2048 \
     'optimization.lr=[0.004]' lr_scheduler.warmup_updates=200 optimization.clip_norm=1.0 \
-    optimization.max_epoch=6
+    optimization.max_epoch=6 \
+    criterion._name=seqattn_label_smoothed_cross_entropy +criterion.attention_statistics=true
   seqattn evaluate "$run" --cpu
   seqattn analyse "$run" --cpu --concatenate 1,2,4
   runs+=("$run")

@@ -57,7 +57,7 @@ class GeneralisationOptions:
 
     def __post_init__(self) -> None:
         if self.sentences is not None and self.sentences < 1:
-            raise SeqAttnError(f"sentences is {self.sentences}; it must be at least 1")
+            raise SeqAttnError(f"--first {self.sentences}: must be at least 1")
 
 
 @dataclass(frozen=True)

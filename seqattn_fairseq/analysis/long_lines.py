@@ -89,9 +89,8 @@ def cut(sizes_N2: NDArray[np.int64], limits: tuple[float, float], count: int, un
             f"{total} sentences, fewer than the {unit} that a line is to hold; leave out the "
             "largest count"
         )
-    if not any(
-        len(group) == unit for group in fitting
-    ):  # none but perhaps a shorter one at the end
+    # the last group, which may be shorter, does not stand for lines of so many sentences
+    if not any(len(group) == unit for group in fitting):
         raise SeqAttnError(
             f"{unit} consecutive sentences never fit into the model, which takes {limits[0]:,.0f} "
             f"source and {limits[1]:,.0f} target tokens; leave out the largest count"

@@ -88,6 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K,...",
         help="translate inputs of K consecutive sentences",
     )
+    add("--first", type=int, metavar="N", help="of the set's first N sentences alone")
     add("--max-tokens", type=int, default=4096, metavar="N", help="tokens of a batch")
     add("--cpu", action="store_true", help="stay off the GPU")
 
@@ -105,6 +106,8 @@ def _parts(args: argparse.Namespace) -> list[str]:
     given = [part for part in needs if getattr(args, needs[part][0])]
     if args.concatenate:
         check_counts(args.concatenate)
+    elif args.first is not None:
+        raise SeqAttnError("--first needs --concatenate 1,2,4,8")
     if args.only is None:
         return [part for part in PARTS if part not in needs or part in given]
     named = args.only.split(",")
@@ -187,7 +190,7 @@ def _lengths(subject: Subject, args: argparse.Namespace) -> list[str]:
         subject.checkpoint,
         subject.data_bin,
         args.concatenate,
-        GeneralisationOptions(cpu=args.cpu),
+        GeneralisationOptions(cpu=args.cpu, sentences=args.first),
     )
     return ["inputs of consecutive sentences:", *length_lines(result)]
 

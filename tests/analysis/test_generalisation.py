@@ -162,7 +162,7 @@ def test_counts_that_do_not_fit_together_are_refused(counts: tuple[int, ...]) ->
 
 
 def test_no_sentences_are_refused() -> None:
-    with pytest.raises(SeqAttnError, match="sentences is 0; it must be at least 1"):
+    with pytest.raises(SeqAttnError, match="--first 0: must be at least 1"):
         GeneralisationOptions(sentences=0)
 
 

@@ -71,10 +71,11 @@ def test_texts_lengths_and_agreement_of_two_runs(
     shutil.copytree(run, other)
     capsys.readouterr()
     common = ["--data", str(data), "--cpu"]
-    lengths = ["--only", "lengths", "--concatenate", "2"]
+    lengths = ["--only", "lengths", "--concatenate", "2", "--first", "8"]
     assert main(["analyse", str(run), *common, *lengths]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("sentences a line") for line in lines) == 1
+    assert ["2", "4"] in [line.split()[:2] for line in lines]  # four lines of two sentences
     assert main(["analyse", str(run), str(other), *common, "--only", "texts"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("source length") for line in lines) == 2
@@ -113,6 +114,7 @@ def test_files_of_links(
         (["a", "--only", "maps", "--concatenate", "1"], "--concatenate is for lengths, which"),
         (["a", "--only", "texts", "--sentences", "1"], "--sentences is for maps, which --only"),
         (["a", "--concatenate", "2,3"], "2 does not divide 3"),
+        (["a", "--first", "5"], "--first needs --concatenate 1,2,4,8"),
         (["a", "--gold", "g"], "--gold g: give --gold-format pharaoh|talp|naacl"),
         (["a", "--gold-reversed"], "--gold-reversed needs --gold FILE"),
         (["--links", "x"], "--links needs --gold FILE"),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from seqattn_fairseq.criterions import alignment
 from seqattn_fairseq.criterions.alignment import alignment_loss
+from seqattn_fairseq.criterions.projection import repeated
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.variants.rela import RelaAttention
 from tests.criterions import guided
@@ -210,7 +211,12 @@ def test_r_drop_is_added_to(kind: str) -> None:
         score = criterion(name, toy_dictionary(), **options)
         loss, _, losses[name] = score(network, batch)
         losses[name]["own"] = loss.detach()
-    added = 0.05 * 2 * losses[GUIDED]["alignment_loss"]  # both passes, as of the other terms
+    torch.manual_seed(3)
+    _, extra = network(**repeated(batch["net_input"], 2), alignment_layer=0, alignment_heads=1)
+    both = [naive(rows, LINKS, SHARES) for rows in extra["attn"][0].detach().chunk(2)]
+    added = 0.05 * (both[0][0] + both[1][0])  # both passes, as of the other terms
+    torch.testing.assert_close(losses[GUIDED]["alignment_loss"], (both[0][0] + both[1][0]) / 2)
+    assert float(losses[GUIDED]["alignment_weight"]) == (both[0][1] + both[1][1]) / 2
     torch.testing.assert_close(losses[GUIDED]["own"], losses[RDROP]["own"] + added)
     for key in ("nll_loss", "rdrop_kl_loss"):
         torch.testing.assert_close(losses[GUIDED][key], losses[RDROP][key])
