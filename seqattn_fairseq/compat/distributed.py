@@ -161,6 +161,21 @@ def _draw_on_every_rank() -> None:
     Trainer._set_seed = _set_seed
 
 
+# ---- a rank that runs out of batches -----------------------------------------------------------
+
+
+def _count_what_was_learnt_from() -> None:
+    original = Trainer.train_step
+
+    @wraps(original)
+    def train_step(self: Trainer, samples: Any, *args: Any, **kwargs: Any) -> Any:
+        # of a rank without any batch the first stands in; its gradients do not count
+        real = [sample for sample in samples if sample] or samples[:1]
+        return original(self, real, *args, **kwargs)
+
+    Trainer.train_step = train_step
+
+
 # ---- data order --------------------------------------------------------------------------------
 
 _SHARDS_KEY = "seqattn_shards"
@@ -222,6 +237,13 @@ WORKAROUNDS = (
         "the same dropout masks",
         lambda: not source_contains(Trainer._set_seed, "rank"),
         _draw_on_every_rank,
+    ),
+    Workaround(
+        "the last update of an epoch",
+        "with --update-freq, a GPU whose last pass of an update found no batch left forgot the size "
+        "of its other passes: the gradients of all were divided by too little",
+        always,
+        _count_what_was_learnt_from,
     ),
     Workaround(
         "resume on another number of GPUs",
