@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 IN_VENV = PATH="$$PWD/.venv/bin:$$PATH";
 OURS = find . \( -name .git -o -name .venv -o -path ./data -o -path ./runs \) -prune -o
 
-.PHONY: help setup quickstart test test-all check format clean
+.PHONY: help setup quickstart test test-all benchmark check format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,10 @@ test: setup  ## the fast tests; ARGS="tests/data -k fetch" narrows them
 
 test-all: setup  ## every test, the long ones too
 	@$(IN_VENV) pytest -n 2 $(ARGS)
+
+benchmark: setup  ## measure the CPU part: benchmarks/results/cpu.csv and docs/performance.md
+	@$(IN_VENV) for part in mechanisms sparse adam training_step table; do \
+		echo "== $$part"; OMP_NUM_THREADS=1 python -m "benchmarks.$$part"; done
 
 check: setup  ## lint, format, types, import layers, shell scripts: all of them, whatever fails
 	@$(IN_VENV) status=0; \

@@ -163,12 +163,12 @@ def check_counts(counts: Sequence[int]) -> None:
         SeqAttnError: there is none, one is below 1, or one does not divide the largest.
     """
     if not counts or min(counts) < 1:
-        raise SeqAttnError("counts of sentences must be numbers from 1, for instance 1 2 4 8")
+        raise SeqAttnError("counts of sentences must be numbers from 1, for instance 1,2,4,8")
     for count in counts:
         if max(counts) % count:
             raise SeqAttnError(
                 f"{count} does not divide {max(counts)}, so that lines of so many sentences would "
-                "not hold the same ones; give counts that divide the largest, like 1 2 4 8"
+                "not hold the same ones; give counts that divide the largest, like 1,2,4,8"
             )
 
 

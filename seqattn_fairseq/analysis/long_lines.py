@@ -11,8 +11,7 @@ Shapes: N sentences, 2 sides (source, target).
 from __future__ import annotations
 
 import copy
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -161,7 +160,7 @@ def translate_lines(job: Job, count: int, unit: int, first: int | None) -> Trans
         lines = cut(sizes, opened.max_positions(), count, unit)
         long = joined(opened.dataset, lines.kept)
         translator = Translator(job, opened.device, opened.model, opened.task, long)
-        _warm_up(translator)
+        translator.warm_up(BATCH_LINES)
         model_mib = _start_watching(translator.device)
         found = _Search(translator, f"{job.subset}, k = {count}")
         peak = _peak(translator.device)
@@ -178,12 +177,6 @@ def translate_lines(job: Job, count: int, unit: int, first: int | None) -> Trans
     )
 
 
-def _warm_up(translator: Translator) -> None:
-    """Translate the first batch once where kernels are compiled and loaded at their first use."""
-    if translator.device.type == "cuda":
-        translator.search(next(translator.batches(lines=BATCH_LINES)))
-
-
 class _Search:
     """All batches of a test set, translated one after the other."""
 
@@ -192,7 +185,8 @@ class _Search:
         self.seconds = 0.0
         self.tokens = self.truncated = 0
         with tqdm(total=len(translator.dataset), desc=name, unit="line") as bar:
-            for sample, best, seconds in _timed(translator):
+            for sample in translator.batches(lines=BATCH_LINES):
+                best, seconds = translator.timed_search(sample)
                 limit = _limit(translator.generator, sample)
                 lengths = [len(hypothesis["tokens"]) for hypothesis in best]
                 self.seconds += seconds
@@ -200,22 +194,6 @@ class _Search:
                 self.truncated += sum(length > limit for length in lengths)
                 self.sentences += translator.sentences(sample, best)
                 bar.update(len(best))
-
-
-def _timed(
-    translator: Translator,
-) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], float]]:
-    for sample in translator.batches(lines=BATCH_LINES):
-        _wait(translator.device)
-        start = time.perf_counter()
-        best = translator.search(sample)
-        _wait(translator.device)
-        yield sample, best, time.perf_counter() - start
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _limit(generator: Any, sample: dict[str, Any]) -> int:

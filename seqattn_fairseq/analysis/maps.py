@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,6 +62,16 @@ def quantise(weights: Tensor) -> Quantised:
     return Quantised(scale, steps.round().to(torch.uint8).cpu().numpy().tobytes())
 
 
+def check_count(wanted: int) -> None:
+    """Check that attention can be kept of so many sentences.
+
+    Raises:
+        SeqAttnError: it cannot.
+    """
+    if not 1 <= wanted <= MOST:
+        raise SeqAttnError(f"{wanted} sentences: attention is kept of 1 to {MOST}; choose others")
+
+
 def analyse_maps(
     subject: Subject, sentences: Sequence[int] | None = None, count: int = DEFAULT
 ) -> Made:
@@ -79,9 +90,7 @@ def analyse_maps(
         SeqAttnError: too many, no such sentence, a sentence longer than the model's positions, or
             a model without cross-attention.
     """
-    wanted = count if sentences is None else len(sentences)
-    if not 1 <= wanted <= MOST:
-        raise SeqAttnError(f"{wanted} sentences: attention is kept of 1 to {MOST}; choose others")
+    check_count(count if sentences is None else len(sentences))
     record, path = subject.folder / RECORD, subject.folder / FILE
     search = subject.evaluation.get("search")
     made_from = {
@@ -227,9 +236,19 @@ def _write(path: Path, maps: Iterable[dict[str, Any]]) -> None:
 
 
 def read_maps(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the maps in an analysis' folder; none where they are not complete."""
-    if not (read_result(folder / RECORD) and (folder / FILE).is_file()):
+    """Yield the maps in an analysis' folder; none where they are not complete.
+
+    Raises:
+        SeqAttnError: the file is damaged.
+    """
+    path = folder / FILE
+    if not (read_result(folder / RECORD) and path.is_file()):
         return
-    with gzip.open(folder / FILE, "rt", encoding="utf-8") as stream:
-        for line in stream:
-            yield json.loads(line)
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as stream:
+            for line in stream:
+                yield json.loads(line)
+    except (EOFError, ValueError, zlib.error, gzip.BadGzipFile) as error:
+        raise SeqAttnError(
+            f"{path}: damaged or cut short ({error}); delete it and run seqattn analyse again"
+        ) from None

@@ -106,6 +106,8 @@ def _parts(args: argparse.Namespace) -> list[str]:
     given = [part for part in needs if getattr(args, needs[part][0])]
     if args.concatenate:
         check_counts(args.concatenate)
+        if args.first is not None and args.first < 1:
+            raise SeqAttnError(f"--first {args.first}: must be at least 1")
     elif args.first is not None:
         raise SeqAttnError("--first needs --concatenate 1,2,4,8")
     if args.only is None:
@@ -135,6 +137,12 @@ def _gold(args: argparse.Namespace) -> Gold | None:
         raise SeqAttnError(f"--gold {args.gold}: give --gold-format {'|'.join(ALIGNMENT_FORMATS)}")
     text = tuple(args.gold_text) if args.gold_text else None
     return Gold(args.gold, args.gold_format, args.gold_reversed, text)
+
+
+def _check_files(gold: Gold) -> None:
+    for path in (gold.path, *(gold.text or ())):
+        if not path.is_file():
+            raise SeqAttnError(f"{path}: no such file; --gold and --gold-text name files")
 
 
 def _check_runs(args: argparse.Namespace) -> None:
@@ -242,6 +250,9 @@ def run(args: argparse.Namespace) -> int:
     parts = _parts(args)
     if args.sentences and "maps" not in parts:
         raise SeqAttnError("--sentences is for maps, which --only leaves out")
+    if gold:
+        _check_files(gold)
+    maps.check_count(args.maps if args.sentences is None else len(args.sentences))
     for one in args.runs:
         _analyse(one, parts, args)
     if len(args.runs) > 1 and "texts" in parts:

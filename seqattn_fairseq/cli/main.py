@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from seqattn_fairseq.errors import SeqAttnError, nearest
+from seqattn_fairseq.launch.quietness import warnings_alone
 
 # command -> one line of help; the module of the same name (_ for -) in this package brings
 # ``add_arguments(parser)`` and ``run(args) -> int``.
@@ -69,7 +70,8 @@ def _run(command: str, arguments: Sequence[str]) -> int:
 def _reported(args: argparse.Namespace) -> int:
     """Run the command; print a user's mistake, a file error or an interruption as one line."""
     try:
-        return _run(args.command, args.arguments)
+        with warnings_alone():
+            return _run(args.command, args.arguments)
     except BrokenPipeError:
         raise
     except (SeqAttnError, OSError) as error:

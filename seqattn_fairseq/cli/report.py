@@ -139,7 +139,6 @@ def run(args: argparse.Namespace) -> int:
     report = collect(args.runs, options)
     write_page(report, args.output)
     size = args.output.stat().st_size / 1e6
-    print(
-        f"{args.output}: {len(report.runs)} runs, {len(report.sources):,} sentences, {size:.1f} MB"
-    )
+    runs = f"{len(report.runs)} run{'s' if len(report.runs) > 1 else ''}"
+    print(f"{args.output}: {runs}, {len(report.sources):,} sentences, {size:.1f} MB")
     return 0

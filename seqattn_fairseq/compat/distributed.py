@@ -169,9 +169,10 @@ def _count_what_was_learnt_from() -> None:
 
     @wraps(original)
     def train_step(self: Trainer, samples: Any, *args: Any, **kwargs: Any) -> Any:
-        # of a rank without any batch the first stands in; its gradients do not count
-        real = [sample for sample in samples if sample] or samples[:1]
-        return original(self, real, *args, **kwargs)
+        if not self.is_fsdp:  # which wants equally many passes of all ranks
+            # of a rank without any batch the first stands in; its gradients do not count
+            samples = [sample for sample in samples if sample] or samples[:1]
+        return original(self, samples, *args, **kwargs)
 
     Trainer.train_step = train_step
 
@@ -240,8 +241,8 @@ WORKAROUNDS = (
     ),
     Workaround(
         "the last update of an epoch",
-        "with --update-freq, a GPU whose last pass of an update found no batch left forgot the size "
-        "of its other passes: the gradients of all were divided by too little",
+        "with --update-freq, a GPU whose last pass of an update found no batch left forgot the "
+        "size of its other passes: the gradients of all were divided by too little",
         always,
         _count_what_was_learnt_from,
     ),

@@ -127,10 +127,11 @@ class SeqAttnAlignment(ProjectedCriterion):
             nothing = sample["target"].new_zeros((), dtype=torch.float32)
             return None, {"alignment_loss": nothing, "alignment_weight": nothing}
         attention = self._cross_attention(extra)
-        links, weights = sample["alignments"], sample["align_weights"]
-        step = attention.size(0) // copies * attention.size(1)
-        links = torch.cat([links + links.new_tensor([0, copy * step]) for copy in range(copies)])
-        loss, weight = alignment_loss(attention, links, weights.repeat(copies))
+        of_copies = [
+            alignment_loss(attention[copy::copies], sample["alignments"], sample["align_weights"])
+            for copy in range(copies)
+        ]
+        loss, weight = torch.stack([torch.stack(sums) for sums in of_copies]).sum(dim=0)
         output = {"alignment_loss": loss.detach() / copies, "alignment_weight": weight / copies}
         return self.alignment_lambda * loss, output
 

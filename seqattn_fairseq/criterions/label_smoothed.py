@@ -75,9 +75,10 @@ class ProjectedCriterion(LabelSmoothedCrossEntropyCriterion):
         """Return what is added to the loss (a sum, or None) and to the logging output.
 
         Args:
-            extra: the second output of the model; its batch is ``copies`` times the sample's.
+            extra: the second output of the model; row ``copies * b + k`` of its batch is the k-th
+                copy of sentence b.
             sample: the batch.
-            copies: how often the sample went through the model, one copy after the other.
+            copies: how often the sample went through the model.
         """
         return None, {}
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from fairseq.models.transformer import TransformerDecoderBase
 from torch import Tensor, nn
 
@@ -50,7 +49,8 @@ def score(
         net_input: its arguments.
         target_BT: target ids.
         options: what is computed.
-        copies: the batch goes through the model that many times, in one pass.
+        copies: the batch goes through the model that many times, in one pass; the copies of a
+            sentence are rows that follow one another.
         prefix: number of target positions at the start that do not count.
 
     Raises:
@@ -60,7 +60,8 @@ def score(
     target_N = target_BT[:, prefix:].flatten()
 
     def by_copy(values_MTX: Tensor) -> Tensor:
-        return values_MTX[:, prefix:].reshape(copies, -1, values_MTX.size(-1))
+        values_KBTX: Tensor = values_MTX[:, prefix:].unflatten(0, (-1, copies)).transpose(0, 1)
+        return values_KBTX.reshape(copies, -1, values_MTX.size(-1))
 
     decoder = _plain_decoder(unwrapped(model))
     if decoder is None:
@@ -82,9 +83,14 @@ def score(
 
 
 def repeated(net_input: Mapping[str, Any], copies: int) -> dict[str, Any]:
-    """Return a model's arguments with every tensor repeated along the batch."""
+    """Return a model's arguments with every row of its tensors repeated.
+
+    Row by row, so that sources stay sorted by length, as fairseq's LSTM needs them.
+    """
+    if copies == 1:
+        return dict(net_input)
     return {
-        name: torch.cat([value] * copies) if copies > 1 and isinstance(value, Tensor) else value
+        name: value.repeat_interleave(copies, dim=0) if isinstance(value, Tensor) else value
         for name, value in net_input.items()
     }
 

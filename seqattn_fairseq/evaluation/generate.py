@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -107,12 +106,12 @@ def generate(
     identity = _identity(job, corpus)
     if _is_done(folder, identity):
         return Generated(folder, fresh=False)
-    start = time.perf_counter()
-    sentences = translate(job, processes)
+    found = translate(job, processes)
+    sentences = found.sentences
     record = {
         **identity,
         # no part of what decides whether it is done again
-        "seconds": time.perf_counter() - start,
+        "search_seconds": found.seconds,
         "hardware": hardware(job.cpu, processes),
         "pair": _pair(training, corpus.data_bin),
         "n": len(sentences),

@@ -8,11 +8,13 @@ sentence is an error.
 from __future__ import annotations
 
 import math
+import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -92,15 +94,30 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Translation:
+    """A translated test set.
+
+    Attributes:
+        sentences: in corpus order.
+        seconds: spent in the search, without loading and batching; of several processes, those
+            of the one that searched longest.
+    """
+
+    sentences: list[Sentence]
+    seconds: float
+
+
+@dataclass(frozen=True)
 class _Share:
     """What one process translated of a set of so many sentences."""
 
     size_of_set: int
     sentences: list[Sentence]
+    seconds: float
 
 
-def translate(job: Job, processes: int = 1) -> list[Sentence]:
-    """Return the sentences of a test set in corpus order.
+def translate(job: Job, processes: int = 1) -> Translation:
+    """Translate a test set.
 
     Several processes take turns at the batches, each on a GPU of its own where there are any.
 
@@ -114,26 +131,30 @@ def translate(job: Job, processes: int = 1) -> list[Sentence]:
         return _complete([share.result() for share in shares], job)
 
 
-def _complete(shares: Sequence[_Share], job: Job) -> list[Sentence]:
+def _complete(shares: Sequence[_Share], job: Job) -> Translation:
     found = [sentence for share in shares for sentence in share.sentences]
     ordered = sorted(found, key=lambda sentence: sentence.ident)
     count = shares[0].size_of_set
     if [sentence.ident for sentence in ordered] != list(range(count)):
         raise SeqAttnError(f"{job.subset}: {count} sentences in, {len(ordered)} out")
-    return ordered
+    return Translation(ordered, max(share.seconds for share in shares))
 
 
 def _translate_share(job: Job, share: int, shares: int) -> _Share:
     with quiet("fairseq"):
         translator = Translator.open(job, share)
+        translator.warm_up()
         found: list[Sentence] = []
+        seconds = 0.0
         total = math.ceil(len(translator.dataset) / shares)
         name = f"translate {job.subset}"
         with tqdm(total=total, desc=name, unit="line", position=share) as bar:
             for sample in translator.batches((share, shares)):
-                found += translator.sentences(sample, translator.search(sample))
+                best, spent = translator.timed_search(sample)
+                seconds += spent
+                found += translator.sentences(sample, best)
                 bar.update(len(sample["id"]))
-    return _Share(len(translator.dataset), found)
+    return _Share(len(translator.dataset), found, seconds)
 
 
 @dataclass(frozen=True)
@@ -201,6 +222,24 @@ class Translator:
         batch = utils.move_to_cuda(sample, self.device) if self.device.type == "cuda" else sample
         found = self.task.inference_step(self.generator, [self.model], batch)
         return [hypotheses[0] for hypotheses in found]
+
+    def timed_search(self, sample: dict[str, Any]) -> tuple[list[dict[str, Any]], float]:
+        """Return what :meth:`search` does, and the seconds that it took."""
+        self._wait()
+        start = time.perf_counter()
+        best = self.search(sample)
+        self._wait()
+        return best, time.perf_counter() - start
+
+    def warm_up(self, lines: int | None = None) -> None:
+        """Translate the first batch where kernels are compiled and loaded at their first use."""
+        if self.device.type == "cuda":
+            for sample in islice(self.batches(lines=lines), 1):
+                self.search(sample)
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def sentences(
         self, sample: dict[str, Any], hypotheses: Sequence[dict[str, Any]]

@@ -9,6 +9,18 @@ from contextlib import contextmanager
 
 
 @contextmanager
+def warnings_alone() -> Iterator[None]:
+    """Drop the notes of all libraries: modules of fairseq turn on even those for debugging."""
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        root.setLevel(before)
+
+
+@contextmanager
 def quiet(library: str) -> Iterator[None]:
     """Silence a library's notes and, of every library, the warnings that no user can follow.
 

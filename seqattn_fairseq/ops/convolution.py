@@ -27,10 +27,10 @@ from seqattn_fairseq.ops.precision import exact_sums
 
 # Adding shifted products beats multiplying with the band matrix up to a fifth of the length, and
 # up to this many taps; measured forward and backward on a CPU.
-_FEW_TAPS = 32
-# Positions whose taps become one band matrix; longer sequences are cut into such blocks, so that
-# time and memory grow with T and not with T^2.
-_BLOCK = 64
+_FEW_TAPS = 15
+# Positions whose taps become one band matrix, or as many as there are taps; sequences of more than
+# two such blocks are cut, so that time and memory grow with T and not with T^2.
+_BLOCK = 32
 
 
 def tap_softmax(logits_BTHK: Tensor, hidden_BTK: Tensor | None = None) -> Tensor:
@@ -90,6 +90,12 @@ def _reachable(taps: Tensor, left: int, length: int) -> tuple[Tensor, int]:
     return taps[..., first:last], left - first
 
 
+def _block_length(length: int, size: int, uncut: int = 2) -> int:
+    # sequences of up to ``uncut`` blocks are one
+    rows = max(_BLOCK, size)
+    return length if length <= uncut * rows else rows
+
+
 def _blocks(x_BTHR: Tensor, rows: int, size: int, left: int) -> Tensor:
     """Return what each block of ``rows`` positions sees, (B, N, H, W, R)."""
     length = x_BTHR.size(1)
@@ -98,21 +104,78 @@ def _blocks(x_BTHR: Tensor, rows: int, size: int, left: int) -> Tensor:
     return around.unfold(1, rows + size - 1, rows).transpose(-1, -2)
 
 
-def _banded(x_BTHR: Tensor, taps_BTHK: Tensor, left: int) -> Tensor:
-    length, size = x_BTHR.size(1), taps_BTHK.size(-1)
-    if length <= 2 * max(_BLOCK, size):
-        out = band_matrix(taps_BTHK, left) @ x_BTHR.transpose(1, 2)
-        return out.transpose(1, 2)
-    rows = max(_BLOCK, size)
-    taps = F.pad(taps_BTHK, (0, 0, 0, 0, 0, -length % rows))
-    taps_BNHLK = taps.unflatten(1, (-1, rows)).transpose(2, 3)
-    out = _skewed(taps_BNHLK) @ _blocks(x_BTHR, rows, size, left)
-    return out.transpose(2, 3).flatten(1, 2)[:, :length]
+def _cut(x_BTHR: Tensor, rows: int) -> Tensor:
+    """Return (B, N, H, L, R): the positions in blocks, zeros behind the last."""
+    padding = -x_BTHR.size(1) % rows
+    padded = F.pad(x_BTHR, (0, 0, 0, 0, 0, padding)) if padding else x_BTHR
+    blocks: Tensor = padded.unflatten(1, (-1, rows)).transpose(2, 3)
+    return blocks.contiguous()
+
+
+def _joined(x_BNHLR: Tensor, length: int) -> Tensor:
+    return x_BNHLR.transpose(2, 3).flatten(1, 2)[:, :length]
+
+
+def _diagonals(band: Tensor, size: int) -> Tensor:
+    """Return (..., L, K) as a view of a contiguous (..., L, W): row i from column i on."""
+    return band.as_strided((*band.shape[:-1], size), (*band.stride()[:-2], band.size(-1) + 1, 1))
+
+
+def _overlapped(windows_BNHWR: Tensor, rows: int) -> Tensor:
+    """Return (B, (N + 1) L, H, R): windows added up where they overlap, at most L positions."""
+    windows = windows_BNHWR.transpose(2, 3)
+    batch, blocks, size = windows.shape[:3]
+    total = windows.new_zeros(batch, blocks + 1, rows, *windows.shape[3:])
+    total[:, :-1].copy_(windows[:, :, :rows])
+    # the last rows of a window are the first of the next block
+    total[:, 1:, : size - rows].add_(windows[:, :, rows:])
+    return total.flatten(1, 2)
+
+
+class _BandedSum(torch.autograd.Function):
+    """The product with band matrices, one of each block; copies each argument just once."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BTHR: Tensor, taps_BTHK: Tensor, left: int) -> Tensor:
+        """Return (B, T, H, R)."""
+        length, size = x_BTHR.size(1), taps_BTHK.size(-1)
+        rows = _block_length(length, size)
+        taps_BNHLK = taps_BTHK.unflatten(1, (1, -1)).transpose(2, 3)
+        if rows < length:
+            taps_BNHLK = _cut(taps_BTHK, rows)
+        band = x_BTHR.new_zeros(*taps_BNHLK.shape[:-1], rows + size - 1)
+        _diagonals(band, size).copy_(taps_BNHLK)
+        if rows < length:
+            seen = _blocks(x_BTHR, rows, size, left).contiguous()
+        else:  # columns outside the sequence would only meet zeros
+            seen, band = _cut(x_BTHR, rows), band[..., left : left + length]
+        ctx.save_for_backward(seen, band)
+        ctx.left, ctx.size, ctx.length = left, size, length
+        return _joined(band @ seen, length)
+
+    @staticmethod
+    def backward(ctx: Any, grad_BTHR: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Return the gradients of x and of the taps."""
+        seen, band = ctx.saved_tensors
+        left, length, rows = ctx.left, ctx.length, band.size(-2)
+        grad = _cut(grad_BTHR, rows)
+        with exact_sums(grad):
+            grad_seen = band.transpose(-1, -2) @ grad
+            grad_band = grad @ seen.transpose(-1, -2)
+        if rows < length:
+            grad_x = _overlapped(grad_seen, rows)[:, left : left + length]
+        else:
+            grad_x = _joined(grad_seen, length)
+            grad_band = F.pad(grad_band, (left, ctx.size - 1 - left))
+        return grad_x, _joined(_diagonals(grad_band, ctx.size), length), None
+
+
+_banded: Callable[..., Tensor] = _BandedSum.apply
 
 
 def _banded_static(x_BTHR: Tensor, taps_HK: Tensor, left: int) -> Tensor:
     length, size = x_BTHR.size(1), taps_HK.size(-1)
-    rows = length if length <= 2 * max(_BLOCK, size) else max(_BLOCK, size)
+    rows = _block_length(length, size, uncut=4)  # one band serves all sentences
     band_HLW = _skewed(taps_HK.unsqueeze(1).expand(-1, rows, -1))
     if rows == length:
         band = band_HLW[..., left : left + length]

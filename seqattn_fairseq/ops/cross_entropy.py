@@ -207,7 +207,7 @@ class _Chunks:
         elif self.wanted:
             lprobs.exp_()
         if self.wanted:
-            label_share = lprobs.new_tensor(-self.on_label).expand(labels.shape)
+            label_share = lprobs.new_full((1, 1), -self.on_label).expand(labels.shape)
             self._propagate(chunk, x, lprobs.scatter_add_(1, labels, label_share))
 
     def _logits(self, x: Tensor) -> Tensor:

@@ -27,8 +27,8 @@ from torch.nn import functional as F
 from seqattn_fairseq.ops.backend import select
 from seqattn_fairseq.ops.precision import exact_sums
 
-# Up to this many positions a matrix product beats the Fourier transform.
-_SHORT = {"cpu": 32}
+# Up to this many positions a matrix product is no slower than the Fourier transform, and exact.
+_SHORT = {"cpu": 24}
 _SHORT_ELSEWHERE = 64
 # Lengths of the transform: no prime factor above 5, at most a quarter apart, and few, so that
 # sentences of all lengths share their plans (and a compiled layer its code)

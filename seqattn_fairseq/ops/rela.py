@@ -18,6 +18,7 @@ from seqattn_fairseq.ops.backend import select
 from seqattn_fairseq.ops.masking import hidden_pairs
 from seqattn_fairseq.ops.mega import relu2
 from seqattn_fairseq.ops.precision import exact_sums
+from seqattn_fairseq.ops.rela_blocks import fits, rela_in_blocks
 
 
 def _identity(scores: Tensor) -> Tensor:
@@ -46,10 +47,15 @@ def rela_weights(
     They are not a distribution; a row may be all zero ("null attention").
     """
     scores = q_BHTd @ k_BHSd.transpose(-1, -2)
-    hidden = hidden_pairs(q_BHTd, k_BHSd, padding_mask_BS, causal)
-    # a select, not a product with 0: an infinite score must not become NaN
-    visible = scores if hidden is None else scores.masked_fill(hidden, 0.0)
-    return ACTIVATIONS[activation](visible)
+    # In place, as a product keeps none of its result; selects, not products with 0: an infinite
+    # score must not become NaN.
+    if causal and padding_mask_BS is None:
+        scores.tril_(k_BHSd.size(-2) - q_BHTd.size(-2))
+    else:
+        hidden = hidden_pairs(q_BHTd, k_BHSd, padding_mask_BS, causal)
+        if hidden is not None:
+            scores.masked_fill_(hidden, 0.0)
+    return scores.relu_() if activation == "relu" else ACTIVATIONS[activation](scores)
 
 
 def _torch_form(
@@ -64,6 +70,8 @@ def _torch_form(
     if mask is not None:
         # A zero key scores 0 and weighs 0, so padding costs no pass over the T x S scores.
         k = k.masked_fill(mask[:, None, :, None], 0.0)
+    if activation == "relu" and not dropout and fits(q, k):
+        return rela_in_blocks(q, k, v, causal)
     weights = rela_weights(q, k, None, causal, activation)
     if dropout:
         weights = F.dropout(weights, dropout)

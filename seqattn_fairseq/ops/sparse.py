@@ -9,15 +9,18 @@ Shapes: B batch, H heads, T queries, S keys, d head width. Queries arrive scaled
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from seqattn_fairseq.ops.backend import select
 from seqattn_fairseq.ops.masking import hidden_pairs
+from seqattn_fairseq.ops.thresholds import simplex_gradient, simplex_map, stepwise, topk_map
 
 # (scores with -inf at what is hidden) -> weights, over the last dimension
 RowMap = Callable[[Tensor], Tensor]
@@ -28,6 +31,11 @@ def _shifted(z: Tensor) -> Tensor:
     z = z.to(torch.promote_types(z.dtype, torch.float32))
     top = z.amax(dim=-1, keepdim=True)
     return z - top.masked_fill(top.isneginf(), 0.0)
+
+
+def _rows(z: Tensor) -> Tensor:
+    """Return (N, D) rows, in at least float32."""
+    return z.to(torch.promote_types(z.dtype, torch.float32)).reshape(-1, z.size(-1))
 
 
 def _ranks(z: Tensor) -> Tensor:
@@ -46,18 +54,28 @@ def _sparsemax_threshold(z: Tensor) -> Tensor:
     return (sums.gather(-1, size - 1) - 1) / size
 
 
-class _Sparsemax(torch.autograd.Function):
+class _SimplexMap(torch.autograd.Function):
+    """Sparsemax (q = 1) and 1.5-entmax (q = 2), which keep their result for the gradient."""
+
     @staticmethod
-    def forward(ctx: Any, z: Tensor) -> Tensor:
-        z32 = _shifted(z)
-        p = (z32 - _sparsemax_threshold(z32)).clamp(min=0)
+    def forward(ctx: Any, z: Tensor, q: int) -> Tensor:
+        ctx.q = q
+        if stepwise(z):
+            p = simplex_map(_rows(z), q).view(z.shape)
+        else:
+            u = _shifted(z) / q
+            tau = _sparsemax_threshold(u) if q == 1 else _entmax15_threshold(u)
+            p = (u - tau).clamp(min=0).pow(q)
         ctx.save_for_backward(p)
         return p
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (p,) = ctx.saved_tensors
-        return _simplex_gradient(p.ne(0).to(p.dtype), grad)
+        if stepwise(p):
+            return simplex_gradient(_rows(p), _rows(grad), ctx.q).view(p.shape), None
+        return _simplex_gradient(p.ne(0).to(p.dtype) if ctx.q == 1 else p.sqrt(), grad), None
 
 
 def _simplex_gradient(s: Tensor, grad: Tensor) -> Tensor:
@@ -69,7 +87,7 @@ def _simplex_gradient(s: Tensor, grad: Tensor) -> Tensor:
 
 def sparsemax(z: Tensor) -> Tensor:
     """Return the Euclidean projection of each row onto the simplex, in at least float32."""
-    weights: Tensor = _Sparsemax.apply(z)  # type: ignore[no-untyped-call]
+    weights: Tensor = _SimplexMap.apply(z, 1)  # type: ignore[no-untyped-call]
     return weights
 
 
@@ -112,23 +130,9 @@ def _entmax15_threshold(u: Tensor) -> Tensor:
     return tau.gather(-1, size - 1)
 
 
-class _Entmax15(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, z: Tensor) -> Tensor:
-        u = _shifted(z) / 2
-        root = (u - _entmax15_threshold(u)).clamp(min=0)
-        ctx.save_for_backward(root)
-        return root.square()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (root,) = ctx.saved_tensors
-        return _simplex_gradient(root, grad)
-
-
 def entmax15(z: Tensor) -> Tensor:
     """Return 1.5-entmax of each row, in at least float32."""
-    weights: Tensor = _Entmax15.apply(z)  # type: ignore[no-untyped-call]
+    weights: Tensor = _SimplexMap.apply(z, 2)  # type: ignore[no-untyped-call]
     return weights
 
 
@@ -147,6 +151,21 @@ def entmax15_reference(z: Tensor) -> Tensor:
 # ---- top-k -------------------------------------------------------------------------------------
 
 
+class _TopkSoftmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, k_rows: Tensor) -> Tensor:
+        k = k_rows.expand(*z.shape[:-1], 1).reshape(-1, 1)
+        p = topk_map(_rows(z), k).view(z.shape)
+        ctx.save_for_backward(p)
+        return p
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (p,) = ctx.saved_tensors
+        return simplex_gradient(_rows(p), _rows(grad), math.inf).view(p.shape), None
+
+
 def topk_softmax(z: Tensor, k_rows: Tensor) -> Tensor:
     """Return the softmax over the entries not below the k-th largest of their row.
 
@@ -155,6 +174,9 @@ def topk_softmax(z: Tensor, k_rows: Tensor) -> Tensor:
         k_rows: number kept, at least 1, broadcastable to z with a last dimension of 1. More than
             k are kept where others equal the k-th; a row with fewer visible entries keeps all.
     """
+    if stepwise(z):
+        weights: Tensor = _TopkSoftmax.apply(z, k_rows)  # type: ignore[no-untyped-call]
+        return weights
     z = _shifted(z)
     largest = z.sort(dim=-1, descending=True).values
     index = (k_rows - 1).clamp(max=z.size(-1) - 1).expand(*z.shape[:-1], 1)
@@ -195,7 +217,7 @@ def masked_scores(
     """
     scores = q_BHTd @ k_BHSd.transpose(-1, -2)
     hidden = hidden_pairs(q_BHTd, k_BHSd, padding_mask_BS, causal)
-    return scores if hidden is None else scores.masked_fill(hidden, float("-inf"))
+    return scores if hidden is None else scores.masked_fill_(hidden, float("-inf"))
 
 
 def sparse_weights(method: str, scores_BHTS: Tensor, *arguments: Tensor) -> Tensor:

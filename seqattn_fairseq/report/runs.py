@@ -126,7 +126,7 @@ def _recorded_variant(run: Path, record: Mapping[str, Any]) -> str:
 
 def _decoding_speed(record: Mapping[str, Any]) -> float | None:
     """Return sentences a second; nothing is known of translations of earlier versions."""
-    seconds = record.get("seconds")
+    seconds = record.get("search_seconds")
     return record["n"] / seconds if seconds else None
 
 

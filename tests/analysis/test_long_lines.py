@@ -103,7 +103,7 @@ SEARCH = Search(beam=2, max_len_b=12)
 def test_single_sentences_are_translated_as_ever() -> None:
     """Batches of other sizes round their sums otherwise (float32); the words are the same."""
     found = translate_lines(_job(SEARCH), count=1, unit=1, first=None)
-    expected = translate(_job(SEARCH))
+    expected = translate(_job(SEARCH)).sentences
     scores = [one.score for one in expected]
     assert [one.score for one in found.sentences] == pytest.approx(scores, rel=1e-5)
     assert found.sentences == [
@@ -124,7 +124,7 @@ def test_three_sentences_a_line() -> None:
     assert [list(line) for line in found.lines] == [
         [0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11], [12, 13, 14], [15, 16, 17], [18, 19],
     ]  # fmt: skip
-    single = [sentence.source for sentence in translate(_job(SEARCH))]
+    single = [sentence.source for sentence in translate(_job(SEARCH)).sentences]
     expected = [" ".join(single[index] for index in line) for line in found.lines]
     assert [sentence.source for sentence in found.sentences] == expected
     assert [sentence.ident for sentence in found.sentences] == list(range(7))

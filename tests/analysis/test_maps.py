@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import shutil
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -160,3 +162,16 @@ def test_a_model_without_cross_attention() -> None:
     pair = Pair(torch.tensor([4, EOS]), torch.tensor([4, 5, EOS]))
     with pytest.raises(SeqAttnError, match="parrot: the model tells no cross-attention"):
         cross_weights(parrot, pair)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda data: data[:-12], lambda data: b"no gzip", lambda data: gzip.compress(b"{no json")],
+    ids=["cut short", "no gzip", "no json"],
+)
+def test_a_damaged_file_is_named(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    (tmp_path / maps.RECORD).write_text('{"ids": [0]}')
+    path = tmp_path / maps.FILE
+    path.write_bytes(damage(gzip.compress(b'{"id": 0, "source": ["a", "b", "c"]}\n' * 3)))
+    with pytest.raises(SeqAttnError, match="maps.jsonl.gz: damaged or cut short .*; delete it and"):
+        list(read_maps(tmp_path))

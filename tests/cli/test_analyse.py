@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,16 @@ def test_files_of_links(
     [
         ([], "nothing to analyse: give a run, or --links FILE --gold FILE"),
         (["none"], "none: no such run folder or checkpoint"),
+        (
+            ["a", "--gold", "none", "--gold-format", "talp"],
+            "none: no such file; --gold and",
+        ),
+        (["a", "--maps", "51"], "51 sentences: attention is kept of 1 to 50; choose others"),
+        (["a", "--concatenate", "1", "--first", "0"], "--first 0: must be at least 1"),
+        (
+            ["a", "--concatenate", "2,3"],
+            "2 does not divide 3, so that lines of so many",
+        ),
         (["a", "b", "--checkpoint", "x"], "--checkpoint is for one run; name checkpoints instead"),
         (["a", "--only", "map"], "--only map: no such part (did you mean maps?); there are atten"),
         (["a", "--only", "alignment"], "--only alignment needs --gold FILE"),
@@ -125,3 +137,12 @@ def test_mistakes(words: list[str], message: str, capsys: pytest.CaptureFixture[
     assert main(["analyse", *words]) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"seqattn analyse: error: {message}") and error.count("\n") == 1
+
+
+def test_libraries_keep_their_notes_to_themselves(tmp_path: Path) -> None:
+    """A module of fairseq turns on all notes for debugging, Hydra's among them."""
+    run = toy_run(tmp_path, "softmax")
+    command = [sys.executable, "-m", "seqattn_fairseq.cli.main", "analyse", str(run), "--cpu"]
+    done = subprocess.run([*command, "--only", "attention"], capture_output=True, check=False)
+    assert done.returncode == 0
+    assert b"DEBUG" not in done.stderr and b"INFO" not in done.stderr

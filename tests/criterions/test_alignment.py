@@ -213,7 +213,8 @@ def test_r_drop_is_added_to(kind: str) -> None:
         losses[name]["own"] = loss.detach()
     torch.manual_seed(3)
     _, extra = network(**repeated(batch["net_input"], 2), alignment_layer=0, alignment_heads=1)
-    both = [naive(rows, LINKS, SHARES) for rows in extra["attn"][0].detach().chunk(2)]
+    attention = extra["attn"][0].detach()
+    both = [naive(rows, LINKS, SHARES) for rows in (attention[::2], attention[1::2])]
     added = 0.05 * (both[0][0] + both[1][0])  # both passes, as of the other terms
     torch.testing.assert_close(losses[GUIDED]["alignment_loss"], (both[0][0] + both[1][0]) / 2)
     assert float(losses[GUIDED]["alignment_weight"]) == (both[0][1] + both[1][1]) / 2
@@ -273,6 +274,13 @@ def test_the_metric_is_bits_a_linked_token() -> None:
     total, weight = float(outputs[0]["alignment_loss"]), float(SHARES.sum())
     value = meters.get_smoothed_values()["alignment_loss"]
     assert value == pytest.approx(total / weight / math.log(2), abs=1e-3)
+    fewer = {**outputs[0], "alignment_loss": torch.tensor(7.0), "alignment_weight": weight / 4}
+    with metrics.aggregate(new_root=True) as meters:
+        for output in (outputs[0], fewer):
+            type(score).reduce_metrics([output])
+    assert meters["alignment_loss"].avg == pytest.approx(
+        (total + 7.0) / (weight * 1.25) / math.log(2), rel=1e-5
+    )
     with metrics.aggregate(new_root=True) as meters:
         type(score).reduce_metrics(outputs[1:2])
     assert "alignment_loss" not in meters and "nll_loss" in meters

@@ -156,15 +156,16 @@ def test_others_project_themselves_and_it_is_said_once(arch, calls, caplog, monk
     ]
 
 
-def test_others_can_do_r_drop(monkeypatch):
+@pytest.mark.parametrize("arch", sorted(OTHERS))
+def test_others_can_do_r_drop(arch, monkeypatch):
     keep_double(monkeypatch)
-    network = _other_stock_model("lightconv").train()
+    network = _other_stock_model(arch).train()
     score = criterion(RDROP, network.decoder.dictionary, label_smoothing=0.1, rdrop_alpha=3.0)
     plain = criterion(STOCK, network.decoder.dictionary, label_smoothing=0.1)
     torch.manual_seed(3)
     loss, size, output = score(network, sample())
-    twice = {key: torch.cat([value] * 2) for key, value in sample()["net_input"].items()}
-    batch = {**sample(), "net_input": twice, "target": torch.cat([sample()["target"]] * 2)}
+    twice = {key: value.repeat_interleave(2, 0) for key, value in sample()["net_input"].items()}
+    batch = {**sample(), "net_input": twice, "target": sample()["target"].repeat_interleave(2, 0)}
     torch.manual_seed(3)
     entropy, _, _ = plain(network, batch)
     assert output["rdrop_kl_loss"] > 0
@@ -187,6 +188,24 @@ def test_a_decoder_with_an_output_layer_of_its_own_keeps_it(calls, monkeypatch):
         loss, _, _ = criterion(name, network.decoder.dictionary)(network, sample())
         found.append({"loss": loss.detach(), **gradients(network, loss)})
     assert_same(found[1], found[0], EXACT)
+    assert not calls
+
+
+def test_an_output_layer_of_one_decoder_alone_is_kept(calls, monkeypatch):
+    keep_double(monkeypatch)
+    network = model("softmax")
+    plain = network.decoder.output_layer
+
+    def cooler(features: torch.Tensor) -> Any:
+        return plain(features) / 2
+
+    network.decoder.output_layer = cooler
+    found = []
+    for name in (STOCK, OURS):
+        loss, _, _ = criterion(name, network.decoder.dictionary)(network, sample())
+        found.append({"loss": loss.detach(), **gradients(network, loss)})
+    assert_same(found[1], found[0], EXACT)
+    assert network.decoder.output_layer is cooler
     assert not calls
 
 
@@ -248,10 +267,10 @@ def test_a_wrapped_model_is_found_inside(calls):
     assert len(calls) == 2
 
 
-def test_copies_follow_one_another_and_the_rest_stays():
+def test_copies_of_a_row_follow_one_another_and_the_rest_stays():
     inputs = {"tokens": torch.arange(4).view(2, 2), "none": None, "flag": True}
     found = projection.repeated(inputs, 2)
-    assert found["tokens"].tolist() == [[0, 1], [2, 3], [0, 1], [2, 3]]
+    assert found["tokens"].tolist() == [[0, 1], [0, 1], [2, 3], [2, 3]]
     assert found["none"] is None
     assert found["flag"] is True
     assert projection.repeated(inputs, 1)["tokens"] is inputs["tokens"]

@@ -36,10 +36,10 @@ def _cross_entropy(lprobs_NV: Tensor, target_N: Tensor) -> Tensor:
 
 def _naive(network: Any, batch: dict[str, Any], alpha: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return the loss, the mean -log p_y of both passes, and the divergence."""
-    twice = {name: torch.cat([value, value]) for name, value in batch["net_input"].items()}
+    twice = {name: value.repeat_interleave(2, 0) for name, value in batch["net_input"].items()}
     logits, _ = network(**twice)
     counts = batch["target"].ne(PAD)
-    first, second = (F.log_softmax(half[counts], -1) for half in logits.chunk(2))
+    first, second = (F.log_softmax(logits[k::2][counts], -1) for k in range(2))
     target = batch["target"][counts]
     divergence = (
         F.kl_div(first, second, log_target=True, reduction="sum")

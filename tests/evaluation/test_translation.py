@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from argparse import Namespace
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,15 @@ import torch
 from seqattn_fairseq.cli.main import main
 from seqattn_fairseq.data.files import read_lines
 from seqattn_fairseq.errors import SeqAttnError
+from seqattn_fairseq.evaluation import translation
 from seqattn_fairseq.evaluation.training import read_training
-from seqattn_fairseq.evaluation.translation import Job, Search, Sentence, translate
+from seqattn_fairseq.evaluation.translation import (
+    Job,
+    Search,
+    Sentence,
+    Translator,
+    translate,
+)
 from tests.evaluation import corpus
 from tests.support import toy_corpus
 
@@ -28,17 +37,17 @@ def _job(subset: str, search: Search = TINY) -> Job:
     return Job(checkpoint, corpus.data_bin(), subset, "subword_nmt", search, cpu=True)
 
 
-@pytest.mark.parametrize(("subset", "count"), corpus.COUNTS.items())
-def test_as_many_lines_as_sentences(subset: str, count: int) -> None:
-    found = translate(_job(subset))
-    assert [sentence.ident for sentence in found] == list(range(count))
+@pytest.mark.parametrize(("subset", "size"), corpus.COUNTS.items())
+def test_as_many_lines_as_sentences(subset: str, size: int) -> None:
+    found = translate(_job(subset)).sentences
+    assert [sentence.ident for sentence in found] == list(range(size))
     lines = list(read_lines(corpus.data_bin().parent / f"{subset}.src"))
     assert [sentence.source for sentence in found] == [line.replace("@@ ", "") for line in lines]
 
 
 def test_equal_to_fairseq_generate() -> None:
     search = Search(beam=3, length_penalty=0.6, max_len_b=9, max_tokens=50)
-    found = translate(_job("test2", search))
+    found = translate(_job("test2", search)).sentences
     result = toy_corpus.run(
         "generate", str(corpus.data_bin()), "--user-dir", toy_corpus.USER_DIR, "--path",
         str(corpus.trained() / "checkpoint_best.pt"), "--cpu", "--max-tokens", "50", "--max-len-b",
@@ -55,8 +64,25 @@ def test_equal_to_fairseq_generate() -> None:
 
 def test_a_stock_model_and_task_lose_no_sentence() -> None:
     run = toy_corpus.trained("transformer")
-    found = translate(Job(run.checkpoint, run.data_bin, "valid", "none", TINY, cpu=True))
+    found = translate(Job(run.checkpoint, run.data_bin, "valid", "none", TINY, cpu=True)).sentences
     assert len(found) == 13
+
+
+def test_the_time_is_that_of_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading is slow here, and every batch takes ten seconds by the clock of the search."""
+    clock = count(0, 10)
+    opened = Translator.open
+
+    def slowly(job: Job, share: int = 0) -> Translator:
+        next(clock)
+        return opened(job, share)
+
+    monkeypatch.setattr(Translator, "open", slowly)
+    monkeypatch.setattr(translation, "time", Namespace(perf_counter=lambda: float(next(clock))))
+    job = _job("test4", replace(TINY, max_tokens=60))
+    batches = len(list(opened(job).batches()))
+    assert batches > 1
+    assert translate(job).seconds == 10 * batches
 
 
 @pytest.mark.slow
@@ -64,7 +90,8 @@ def test_a_stock_model_and_task_lose_no_sentence() -> None:
 def test_processes_share_the_work(subset: str) -> None:
     """One sentence, too, which is fewer batches than processes."""
     search = Search(beam=2, max_len_b=12, max_tokens=60)
-    assert translate(_job(subset, search), processes=2) == translate(_job(subset, search))
+    job = _job(subset, search)
+    assert translate(job, processes=2).sentences == translate(job).sentences
 
 
 def test_imported_and_old_checkpoints_translate_alike(tmp_path: Path) -> None:
@@ -74,14 +101,14 @@ def test_imported_and_old_checkpoints_translate_alike(tmp_path: Path) -> None:
     task = {"data": "x", "source_lang": "src", "target_lang": "tgt"}
     bare = {"model": state["cfg"]["model"], "task": {**task, "_name": "translation"}}
     arguments = Namespace(**model, **task, arch="seqattn_softmax", task="translation")
-    expected = translate(_job("test2"))
+    expected = translate(_job("test2")).sentences
     for changes in ({"cfg": bare, "args": None}, {"cfg": None, "args": arguments}):
         path = tmp_path / "checkpoint.pt"
         torch.save({**state, "extra_state": {}, **changes}, path)
         training = read_training(path)
         assert (training.data, training.options["task.source_lang"]) == ("x", "src")
         job = Job(path, corpus.data_bin(), "test2", "subword_nmt", TINY, cpu=True)
-        assert translate(job) == expected
+        assert translate(job).sentences == expected
 
 
 def _binarise(folder: Path, lines: list[str]) -> Path:
@@ -101,7 +128,7 @@ def test_empty_unknown_and_very_long_lines_keep_their_place(tmp_path: Path) -> N
     lines = ["", "Das Haus .", "\u2028 日本 .", "alt " * 1100, "sch@@ ön .", ""]
     data_bin = _binarise(tmp_path, lines)
     run = corpus.trained() / "checkpoint_best.pt"
-    found = translate(Job(run, data_bin, "test", "subword_nmt", TINY, cpu=True))
+    found = translate(Job(run, data_bin, "test", "subword_nmt", TINY, cpu=True)).sentences
     empty = [sentence.hypothesis == "" for sentence in found]
     assert empty == [True, False, False, True, False, True]
     assert found[2].target == "<<unk>> ."  # matches no <unk> of a hypothesis

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from seqattn_fairseq.ops.attention_statistics import AttentionSums, attention_sums, visible_keys
 
@@ -73,3 +74,52 @@ def test_entropy_is_that_of_the_rows_that_are_not_null() -> None:
     visible = visible_keys(~queries, torch.zeros(1, 8, dtype=torch.bool), False)
     sums = attention_sums(uniform, visible, queries)
     assert float(sums.entropy_H) == pytest.approx(math.log(8)) and float(sums.null_H) == 1
+
+
+def _entropy(shares: list[float]) -> float:
+    return -sum(share * math.log(share) for share in shares if share)
+
+
+def naive(weights_BHTS: Tensor, visible_BHTS: Tensor, query_BT: Tensor) -> list[list[float]]:
+    """Return the sums row by row: those of every head, then those over heads."""
+    heads = weights_BHTS.size(1)
+    by_head = [[0.0] * heads for _ in range(5)]
+    diversity = [0.0] * 4
+    for b, t in query_BT.nonzero().tolist():
+        rows = []
+        for h in range(heads):
+            seen = weights_BHTS[b, h, t][visible_BHTS[b, h, t]].double().abs()
+            if not len(seen):
+                continue
+            null = not seen.any()
+            row = torch.zeros(weights_BHTS.size(-1) + 1, dtype=torch.double)
+            row[:-1][visible_BHTS[b, h, t]] = seen if null else seen / seen.sum()
+            row[-1] = float(null)
+            rows.append(row.tolist())
+            entropy = 0.0 if null else _entropy(rows[-1])
+            for sums, value in zip(
+                by_head, (len(seen), int(seen.eq(0).sum()), 1, null, entropy), strict=True
+            ):
+                sums[h] += value
+        if len(rows) == heads:
+            mean = [sum(column) / heads for column in zip(*rows, strict=True)]
+            spread = _entropy(mean) - sum(map(_entropy, rows)) / heads
+            dense = not any(row[-1] for row in rows)
+            for place, value in enumerate((spread, 1, dense * spread, dense)):
+                diversity[place] += value
+    return [*by_head, *([value] for value in diversity)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("seed", range(4))
+def test_sums_are_those_of_the_naive_form(seed: int, dtype: torch.dtype) -> None:
+    """Weights of either sign, null rows, heads that reach different keys and rows that see none."""
+    torch.manual_seed(seed)
+    weights = torch.randn(16, 3, 5, 6)
+    weights = torch.where(torch.rand_like(weights) < 0.5, 0.0, 300 * weights).to(dtype)
+    weights[torch.rand(16, 3, 5) < 0.2] = 0.0
+    visible, queries = torch.rand(16, 3, 5, 6) < 0.4, torch.rand(16, 5) < 0.8
+    found = attention_sums(weights, visible, queries)
+    assert 0 < found.queries < queries.sum() and 0 < found.dense_queries < found.queries
+    for sums, wanted in zip(found, naive(weights, visible, queries), strict=True):
+        assert sums.flatten().tolist() == pytest.approx(wanted, rel=1e-5)

@@ -245,6 +245,23 @@ def test_the_logits_never_exist(copies) -> None:
     assert largest.elements >= N * V
 
 
+@pytest.mark.parametrize("copies", [1, 2])
+def test_a_chunk_holds_the_logits_of_all_copies(copies, monkeypatch) -> None:
+    monkeypatch.setattr(cross_entropy, "_CHUNK", {"cpu": 10 * V})
+    monkeypatch.setattr(cross_entropy, "_LEAST_TOKENS", 1)
+    sizes: list[int] = []
+    original = cross_entropy._Chunks._logits
+
+    def watched(self: Any, x: Tensor) -> Tensor:
+        sizes.append(len(x))
+        return original(self, x)
+
+    monkeypatch.setattr(cross_entropy._Chunks, "_logits", watched)
+    _sums(_inputs(copies), LossOptions(0.1, PAD, 5.0))
+    assert max(sizes) == 10
+    assert sum(sizes) == copies * (N - 4)
+
+
 # ---- half precision ----------------------------------------------------------------------------
 
 
@@ -328,6 +345,45 @@ def test_narrowed_zeros_are_zeros() -> None:
     narrow, unscale = cross_entropy._narrowed(torch.zeros(2, 3), torch.float16)
     assert not (narrow.float() * unscale).any()
     assert unscale.isfinite()
+
+
+def test_narrowed_values_next_to_nothing_stay_finite() -> None:
+    narrow, unscale = cross_entropy._narrowed(torch.full((2, 3), 1e-40), torch.float16)
+    assert (narrow.float() * unscale).isfinite().all()
+
+
+def test_the_loss_scale_keeps_small_gradients_in_half_precision() -> None:
+    """Of a token that is all but learnt: far below what float16 holds, were it not for the scale"""
+    torch.manual_seed(4)
+    scale = 2.0**14
+    wide: list[Any] = [torch.randn(1, N, C), 2.0**-10 * torch.randn(V, C), torch.zeros(V)]
+    wide[2][V - 1] = 12.0
+    half = [values.half().requires_grad_() for values in wide]
+    target = torch.full((N,), V - 1)
+    (found,) = torch.autograd.grad(
+        scale * _sums([*half, target], LossOptions(0.0, PAD)).loss, half[:1]
+    )
+    exact = [values.detach().double().requires_grad_() for values in half]
+    (wanted,) = torch.autograd.grad(scale * _fairseqs([*exact, target], 0.0)[0], exact[:1])
+    assert wanted.abs().max() < scale * 2.0**-22
+    _close(found.double() / wanted.abs().max(), wanted / wanted.abs().max(), 0.01)
+
+
+@pytest.mark.usefixtures("_as_on_a_gpu")
+def test_sums_over_the_vocabulary_do_not_overflow_in_float16() -> None:
+    features, weight, bias = torch.full((1, N, C), 2.0**-12), torch.randn(V, C), torch.randn(V)
+    leaves = [features.half(), (4000 + weight).half(), (4000 + bias).half()]
+    target = torch.full((N,), V - 1)
+    sums = _sums([*leaves, target], LossOptions(0.1, PAD))
+    wanted, _ = _fairseqs([*(leaf.double() for leaf in leaves), target], 0.1)
+    _close(sums.loss.double(), wanted, 1e-4)
+
+
+def test_autocast_leaves_float64_alone() -> None:
+    inputs = _inputs(bias=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = _sums(inputs, LossOptions(0.1, PAD)).loss
+    _close(loss, _fairseqs(inputs, 0.1)[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -30,7 +30,7 @@ def inputs(length: int, *widths: int, seed: int = 0) -> list[Tensor]:
 
 
 # short and odd, the longest quadratic form, the first chunked one, several chunks and a rest
-@pytest.mark.parametrize("length", [1, 2, 7, 128, 129, 200])
+@pytest.mark.parametrize("length", [1, 2, 7, 64, 65, 128, 129, 200])
 @pytest.mark.parametrize("padded", [False, True], ids=["dense", "padded"])
 @pytest.mark.parametrize("history", [False, True], ids=["start", "continued"])
 def test_fast_form_equals_recurrence(length: int, padded: bool, history: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -272,6 +273,30 @@ def test_values_behind_the_other_charts(browser: Browser, rich_page: Path) -> No
         assert f"{run.length_ratio:.3f}" in column(page, "texts", 1)
 
 
+def test_bleu_of_a_few_sentences_is_in_the_table_alone(browser: Browser, tmp_path: Path) -> None:
+    """Where a run lacks a bin that others have, its neighbours' BLEU does not stand in for it."""
+    report = synthetic.rich()
+    run = replace(
+        report.runs[1], lengths=[*report.runs[1].lengths[:2], *report.runs[1].lengths[3:]]
+    )
+    path = tmp_path / "page.html"
+    write_page(replace(report, runs=[report.runs[0], run, *report.runs[2:]]), path)
+    with opened(browser, path) as page:
+        assert page.locator("#lengths g.run[data-run='0'] .mark").count() == 6
+        assert page.locator("#lengths g.run[data-run='1'] .mark").count() == 5
+        small = "41-50 words (11), 51-60 words (6), 61+ words (2)"
+        assert small in page.locator("#lengths .about").inner_text()
+        chart = page.locator("#lengths svg.chart")
+        chart.press("Home")
+        chart.press("ArrowRight")
+        assert "rela_g" in _told(page, "#lengths svg.chart")
+        chart.press("ArrowRight")
+        assert "11-15 words, 438 sentences" in _told(page, "#lengths svg.chart")
+        assert "rela_g" not in _told(page, "#lengths svg.chart")
+        unfold(page, "lengths")
+        assert page.locator("#lengths tbody tr", has_text="61+").count() == 5
+
+
 def test_runs_are_ordered_by_any_figure(browser: Browser, rich_page: Path) -> None:
     runs = synthetic.rich().runs
     order = "nodes => nodes.map((node) => Number(node.dataset.run))"
@@ -302,6 +327,32 @@ def test_quality_against_cost(browser: Browser, rich_page: Path) -> None:
         by_y = [run for run, _, _ in sorted(found, key=lambda place: place[2])]
         assert by_x == sorted(range(5), key=lambda run: runs[run].train_hours or 0)
         assert by_y == sorted(range(5), key=lambda run: -runs[run].scores[0].value)
+
+
+MEETING = """nodes => {
+  const boxes = nodes.map((node) => node.getBoundingClientRect());
+  const meet = (a, b) =>
+    a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+  return boxes.filter((box, at) => boxes.slice(0, at).some((other) => meet(box, other))).length;
+}"""
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+def test_names_of_equal_runs_do_not_overlap(
+    browser: Browser, tmp_path: Path, size: ViewportSize
+) -> None:
+    report = synthetic.rich()
+    runs = [
+        replace(run, decode_sentences_per_second=100 + index / 100, scores=report.runs[0].scores)
+        for index, run in enumerate(report.runs)
+    ]
+    far = replace(runs[4], decode_sentences_per_second=200)
+    path = tmp_path / "page.html"
+    write_page(replace(report, runs=[*runs[:4], far]), path)
+    with opened(browser, path, size) as page:
+        labels = page.get_by_role("img", name="against Decoding").locator("text.end-label")
+        assert labels.count() == 5
+        assert labels.evaluate_all(MEETING) == 0
 
 
 def test_repetition_stands_beside_that_of_the_reference(browser: Browser, rich_page: Path) -> None:

@@ -43,7 +43,7 @@ FEW = Options(samples=20)
 def _full(folder: Path) -> list[Path]:
     runs = [folder / name for name in ("softmax", "rela_g")]
     for run, lines in zip(runs, (REFERENCES, WORSE), strict=True):
-        mapped(analysed(translated(run, lines, seconds=2.0, hardware="a CPU")), [0, 2])
+        mapped(analysed(translated(run, lines, search_seconds=2.0, hardware="a CPU")), [0, 2])
         write(run / "logs" / "20260101-000000" / "rank0.out", inner(10) + inner(20))
     return runs
 

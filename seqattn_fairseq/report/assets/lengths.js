@@ -1,5 +1,7 @@
 // Quality by length, length generalisation, and alignment error rates.
 
+const ENOUGH = 30; // sentences; BLEU of fewer is mostly chance
+
 /** The parts of the chosen runs that are there: [[run, part], ...]. */
 async function chosenParts(part) {
   const found = await Promise.all(chosen.map(async (run) => [run, (await details(run))[part]]));
@@ -32,7 +34,10 @@ function lengthsSection(root) {
     const places = labels.map((_, index) => index);
     const sizes = labels.map((label) => binOf(found[0][1], label)?.sentences ?? 0);
     const points = (bins) =>
-      labels.map((label, index) => [index, binOf(bins, label)?.bleu ?? null]);
+      labels.map((label, index) => [
+        index,
+        sizes[index] < ENOUGH ? null : (binOf(bins, label)?.bleu ?? null),
+      ]);
     const options = {
       label: "BLEU by length of the source",
       x: {
@@ -45,14 +50,26 @@ function lengthsSection(root) {
       y: { label: "BLEU", kind: "linear", exact: (value) => number(value, 2) },
       series: found.map(([run, bins]) => ({ run, points: points(bins) })),
       marked: true,
+      discrete: true,
       bars: { label: "sentences", values: sizes.map((size, index) => [index, size]) },
       readout: (x) => `${labels[x]} words, ${count(sizes[x], "sentence")}`,
     };
-    holder.append(
-      lineChart(options, holder.clientWidth),
-      asTable(() => binTable(found, labels)),
-    );
+    const few = labels.filter((_, index) => sizes[index] < ENOUGH);
+    const drawn = few.length < labels.length;
+    if (drawn) holder.append(lineChart(options, holder.clientWidth));
+    if (few.length > 0) {
+      const why = tooFew(few, labels, sizes);
+      holder.append(drawn ? el("p", { class: "about" }, why) : absent(why));
+    }
+    holder.append(asTable(() => binTable(found, labels)));
   });
+}
+
+/** What is not drawn, and why. */
+function tooFew(few, labels, sizes) {
+  const named = few.map((label) => `${label} words (${number(sizes[labels.indexOf(label)])})`);
+  const why = `Not drawn, as BLEU of fewer than ${ENOUGH} sentences is mostly chance`;
+  return `${why}: ${named.join(", ")}. “Values as a table” has them.`;
 }
 
 function binOf(bins, label) {
@@ -186,6 +203,7 @@ function alignmentSection(root) {
             .map((row) => [row.layer, row[state.measure]]),
         })),
         marked: true,
+        discrete: true,
         readout: (x) => `layer ${x}`,
       };
       holder.append(

@@ -8,8 +8,8 @@ const TICK_ROOM = 42; // pixels
  *
  * Options: label; x and y: {label, kind: "linear" or "log", text(value), ticks}; series:
  * [{run, points: [[x, y], ...]}], where an unknown y breaks the line; marked: a mark at every
- * point; compact: low and without names; bars: {label, values: [[x, height], ...]};
- * readout(x) -> text of the place.
+ * point; discrete: nothing is read off between points; compact: low and without names; bars:
+ * {label, values: [[x, height], ...]}; readout(x) -> text of the place.
  */
 function lineChart(options, width) {
   const series = options.series.map(({ run, points }) => drawn(run, points, options));
@@ -209,7 +209,7 @@ function show(chart, picture, readout, at, height = null) {
     .querySelector(".cursor")
     .setAttribute("d", `M${place},${chart.frame.top}V${chart.frame.bottom}`);
   const values = chart.series
-    .map((one) => ({ ...one, value: valueAt(one.points, x) }))
+    .map((one) => ({ ...one, value: valueAt(one.points, x, chart.discrete) }))
     .filter((one) => one.value !== null);
   const grey = values.filter((one) => !slots.has(one.run));
   const distance = (one) => Math.abs(chart.yScale.place(one.value) - height);
@@ -233,8 +233,9 @@ function show(chart, picture, readout, at, height = null) {
   );
 }
 
-/** The value at x, or at the nearest point if the curve has others; null beyond its ends. */
-function valueAt(points, x) {
+/** The value at x; unless discrete, else the nearest point's, but null beyond the ends. */
+function valueAt(points, x, discrete) {
+  if (discrete) return points.find(([place]) => place === x)?.[1] ?? null;
   if (points.length === 0 || x < points[0][0] || x > points[points.length - 1][0]) return null;
   let best = points[0];
   for (const point of points) {

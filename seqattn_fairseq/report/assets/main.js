@@ -6,7 +6,7 @@ const SECTIONS = [
   ["curves", "Curves", "Learning curves", curvesSection],
   ["attention", "Attention", "Attention by layer and head", attentionSection],
   ["lengths", "Length", "Quality by length", lengthsSection],
-  ["generalisation", "Longer inputs", "Longer inputs than in training", generalisationSection],
+  ["generalisation", "Longer inputs", "Quality and cost on longer inputs", generalisationSection],
   ["alignment", "Alignment", "Attention as word alignment", alignmentSection],
   ["texts", "Repetition", "Length and repetition of the outputs", textsSection],
   ["agreement", "Agreement", "Agreement between the systems", agreementSection],

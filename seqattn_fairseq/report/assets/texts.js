@@ -35,7 +35,8 @@ function textsSection(root) {
   ];
   const about =
     "Repeated: the share of words, or of groups of neighbouring words, that occurred before in " +
-    "the same line. Languages repeat by themselves: a line across a bar is the reference.";
+    "the same line. Languages repeat by themselves: a line across a bar is the reference. " +
+    "Every column has a scale of its own.";
   const explained = measures.length > 0 ? el("p", { class: "about" }, about) : null;
   root.append(...[explained, table("Length ratio and repetition", columns, rows)].filter(Boolean));
   return () => {};

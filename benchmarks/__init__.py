@@ -1,0 +1,1 @@
+"""Speed and memory beside correctness: ours, stock implementations, and official algorithms."""
