@@ -198,7 +198,7 @@ install_everything() {
   install "2/3 $fairseq (compiling it takes about two minutes)" \
     --no-build-isolation --constraint "$constraints" "$fairseq"
   install "3/3 seqattn_fairseq and the rest" \
-    --no-build-isolation --constraint "$constraints" --editable '.[dev,report,slurm]'
+    --no-build-isolation --constraint "$constraints" --editable '.[benchmark,dev,report,slurm]'
 }
 
 main() {

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from seqattn_fairseq.ops.backend import select
@@ -154,6 +155,7 @@ class _BandedSum(torch.autograd.Function):
         return _joined(band @ seen, length)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_BTHR: Tensor) -> tuple[Tensor, Tensor, None]:
         """Return the gradients of x and of the taps."""
         seen, band = ctx.saved_tensors

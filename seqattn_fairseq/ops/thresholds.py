@@ -67,6 +67,7 @@ def _newton(z: Tensor, tau: Tensor, gap: Tensor, q: int) -> None:
     # A step d of the convex 2-norm leaves at most D d^2 / 4. At q = 1 it is exact if no score lies
     # within it.
     enough = 2 * precision.eps if q == 1 else (precision.eps / z.size(-1)) ** 0.5
+    moving = torch.ones_like(tau)
     for _ in range(_MOST_STEPS):
         torch.sub(z, tau, out=gap).relu_()
         total = gap.sum(dim=-1, keepdim=True)
@@ -76,7 +77,9 @@ def _newton(z: Tensor, tau: Tensor, gap: Tensor, q: int) -> None:
         else:
             norm = torch.linalg.vector_norm(gap, dim=-1, keepdim=True)
             step = (norm - q).mul_(norm).div_(total.clamp_(min=precision.tiny))
-        tau += step
+        # a row stops by its own steps: its last bits must not tell of the rows beside it
+        tau += step.mul_(moving)
+        torch.gt(step, enough, out=moving)
         if float(step.max()) <= enough:
             return
 

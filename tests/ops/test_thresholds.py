@@ -46,6 +46,16 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rela_blocks, "_QUERIES", 50)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", MAPS[:-1])
+def test_a_row_does_not_tell_of_the_rows_beside_it(name: str, dtype: torch.dtype) -> None:
+    """Not even in its last bit: a future query would show in a past one."""
+    z = torch.cat([scores(40, 131, spread) for spread in (0.01, 1.0, 30.0)]).detach().to(dtype)
+    together = form(name, "torch", len(z))(z)
+    for row in range(0, len(z), 7):
+        assert torch.equal(form(name, "torch", 1)(z[row : row + 1])[0], together[row])
+
+
 @pytest.mark.usefixtures("small_blocks")
 @pytest.mark.parametrize("spread", [0.01, 1.0, 30.0])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
