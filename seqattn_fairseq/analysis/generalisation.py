@@ -11,7 +11,6 @@ soon as it is done.
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -33,7 +32,7 @@ from seqattn_fairseq.analysis.record import (
 )
 from seqattn_fairseq.analysis.texts import ScoredSet
 from seqattn_fairseq.errors import SeqAttnError
-from seqattn_fairseq.evaluation.generate import Corpus, digest
+from seqattn_fairseq.evaluation.generate import Corpus, digest, hardware
 from seqattn_fairseq.evaluation.scores import versions
 from seqattn_fairseq.evaluation.system import System
 from seqattn_fairseq.evaluation.translation import Job, Search
@@ -170,13 +169,6 @@ def check_counts(counts: Sequence[int]) -> None:
                 f"{count} does not divide {max(counts)}, so that lines of so many sentences would "
                 "not hold the same ones; give counts that divide the largest, like 1,2,4,8"
             )
-
-
-def hardware(cpu: bool) -> str:
-    """Return what translates, in words."""
-    if torch.cuda.is_available() and not cpu:
-        return torch.cuda.get_device_name()
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 def _completed(path: Path, measurement: _Measurement, counts: Sequence[int]) -> dict[str, Any]:
