@@ -210,7 +210,10 @@ def measured(variant: str, sentences: int, repeats: int) -> list[dict[str, Any]]
     rows = measure.compared(seconds, errors)
     for row in rows:
         print("  {contender}: {seconds:.3f} s, {ratio:.3f} times ours".format(**row), flush=True)
-    return [{"benchmark": "training_step", "mechanism": f"training step, {variant}", **shape, **row} for row in rows]
+    return [
+        {"benchmark": "training_step", "mechanism": f"training step, {variant}", **shape, **row}
+        for row in rows
+    ]
 
 
 def main(arguments: list[str] | None = None) -> None:
