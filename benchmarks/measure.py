@@ -6,6 +6,7 @@ many times as long as ours a contender takes, so that more is better for us.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import datetime
 import gc
@@ -222,3 +223,23 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 def _text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+# ---- command line ------------------------------------------------------------------------------
+
+
+def run(benchmarks: Mapping[str, Callable[[int], Iterable[Row]]], description: str) -> None:
+    """Measure the benchmarks that the command line names, all by default, and write their rows.
+
+    Args:
+        benchmarks: name -> what measures it with so many alternations.
+        description: of the program.
+    """
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--only", nargs="+", choices=benchmarks, default=list(benchmarks))
+    parser.add_argument("--repeats", type=int, default=5, help="alternations, of which the median")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    for name in args.only:
+        rows = benchmarks[name](args.repeats)
+        write_rows(args.out, [{"benchmark": name, **row} for row in rows])

@@ -12,10 +12,8 @@ Shapes: B batch, T length, C channels, H heads, K taps, d width of a head, l len
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -293,14 +291,7 @@ BENCHMARKS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS))
-    parser.add_argument("--repeats", type=int, default=5, help="alternations, of which the median")
-    parser.add_argument("--out", type=Path, default=measure.RESULTS)
-    args = parser.parse_args()
-    for name in args.only:
-        rows = BENCHMARKS[name](args.repeats)
-        measure.write_rows(args.out, [{"benchmark": name, **row} for row in rows])
+    measure.run(BENCHMARKS, __doc__.split("\n\n")[0])
 
 
 if __name__ == "__main__":

@@ -17,10 +17,8 @@ Shapes: B batch, H heads, T queries, S keys, d head width, N = B H T rows.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -188,14 +186,7 @@ BENCHMARKS: dict[str, Callable[[int], Iterator[dict[str, Any]]]] = {
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--only", nargs="+", choices=BENCHMARKS, default=list(BENCHMARKS))
-    parser.add_argument("--repeats", type=int, default=5, help="alternations, of which the median")
-    parser.add_argument("--out", type=Path, default=measure.RESULTS)
-    args = parser.parse_args()
-    for name in args.only:
-        rows = [{"benchmark": name, **row} for row in BENCHMARKS[name](args.repeats)]
-        measure.write_rows(args.out, rows)
+    measure.run(BENCHMARKS, __doc__.split("\n\n")[0])
 
 
 if __name__ == "__main__":

@@ -106,8 +106,7 @@ def _parts(args: argparse.Namespace) -> list[str]:
     given = [part for part in needs if getattr(args, needs[part][0])]
     if args.concatenate:
         check_counts(args.concatenate)
-        if args.first is not None and args.first < 1:
-            raise SeqAttnError(f"--first {args.first}: must be at least 1")
+        GeneralisationOptions(sentences=args.first)  # refuses a wrong number before any work
     elif args.first is not None:
         raise SeqAttnError("--first needs --concatenate 1,2,4,8")
     if args.only is None:

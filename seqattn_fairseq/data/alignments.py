@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from seqattn_fairseq.data.files import read_lines, write_atomically
+from seqattn_fairseq.data.files import read_lines
 from seqattn_fairseq.errors import SeqAttnError, nearest
 
 Link = tuple[int, int]
@@ -195,16 +195,3 @@ def _check_sentence(place: str, sentence: int, sentences: int | None) -> None:
             f"{place}: sentence {sentence:,}, but there are {sentences:,} sentence pairs; align "
             "the very text whose alignments these are to be"
         )
-
-
-def write_pharaoh(path: Path, pairs: Iterable[Iterable[Link]]) -> None:
-    """Write a line of sorted ``i-j`` links for every sentence pair, atomically.
-
-    Args:
-        path: the file to write.
-        pairs: for each pair its (source word, target word) links, counted from 0.
-    """
-    with write_atomically(path) as stream:
-        for links in pairs:
-            line = " ".join(f"{source}-{target}" for source, target in sorted(links))
-            stream.write(f"{line}\n")

@@ -72,27 +72,3 @@ def check_kind(kind: str) -> None:
             f"'{kind}' is no kind of subwords{nearest(kind, SUBWORD_KINDS)}; "
             f"there are {', '.join(SUBWORD_KINDS)}"
         )
-
-
-def word_numbers(pieces: Sequence[str], kind: str) -> list[int]:
-    """Return for each piece of a sentence the number of its word, from 0.
-
-    Args:
-        pieces: without the end of the sentence.
-        kind: one of ``SUBWORD_KINDS``.
-
-    Raises:
-        SeqAttnError: another kind.
-    """
-    numbers: list[int] = WordNumbering(pieces, kind).of(np.arange(len(pieces))).tolist()
-    return numbers
-
-
-def word_strings(pieces: Sequence[str], kind: str) -> list[str]:
-    """Return the words that the pieces of a sentence spell; arguments as :func:`word_numbers`."""
-    check_kind(kind)
-    if kind == "sentencepiece":
-        return "".join(pieces).replace(_BLANK, " ").split()
-    if kind == "none":
-        return list(pieces)
-    return [word.removesuffix(_GOES_ON) for word in " ".join(pieces).replace("@@ ", "").split()]

@@ -21,12 +21,12 @@ from seqattn_fairseq.analysis.alignment import (
 )
 from seqattn_fairseq.analysis.gold import Gold
 from seqattn_fairseq.analysis.subject import Subject, find_subject
-from seqattn_fairseq.data.alignments import read_alignments, write_pharaoh
-from seqattn_fairseq.data.words import word_numbers
+from seqattn_fairseq.data.alignments import read_alignments
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.transformer.attention import Site
 from tests.analysis.models import Parrot, loaded, pairs_of, toy_run
 from tests.evaluation import corpus
+from tests.support.alignments import word_numbers, write_pharaoh
 from tests.support.models import EOS
 
 pytestmark = pytest.mark.xdist_group("commands")

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from seqattn_fairseq.data.alignments import write_pharaoh
 from tests.criterions import programs
 from tests.criterions.test_alignment import GUIDED
 from tests.launch import support
 from tests.support import toy_corpus
+from tests.support.alignments import write_pharaoh
 from tests.support.interruption import differences, training_state
 
 pytestmark = pytest.mark.xdist_group("launch")

@@ -13,10 +13,9 @@ from seqattn_fairseq.data.alignments import (
     Links,
     load_alignments,
     read_alignments,
-    write_pharaoh,
 )
-from seqattn_fairseq.data.words import word_numbers
 from seqattn_fairseq.errors import SeqAttnError
+from tests.support.alignments import word_numbers, write_pharaoh
 
 SURE = [{(0, 0), (1, 1), (2, 2)}, {(0, 0), (1, 1), (2, 3), (3, 4), (4, 2)}, {(0, 0), (1, 3)}]
 ONLY_POSSIBLE: list[set[tuple[int, int]]] = [set(), {(1, 2), (4, 1)}, {(1, 4)}]
@@ -131,10 +130,10 @@ def test_more_pairs_than_lines_are_refused(tmp_path: Path) -> None:
         read_alignments(written(tmp_path, PHARAOH), "pharaoh", 4)
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_random_links_are_read(tmp_path: Path) -> None:
     dice = random.Random(1)
     pairs = [{(dice.randrange(30), dice.randrange(30)) for _ in range(n)} for n in range(40)]
-    path = tmp_path / "new folder" / "links.txt"
+    path = tmp_path / "links.txt"
     write_pharaoh(path, pairs)
     assert [set(links.sure) for links in read_alignments(path, "pharaoh")] == pairs
     assert path.read_text().startswith("\n")  # the first pair has no links

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from fairseq.data import Dictionary, LanguagePairDataset, ListDataset
 
-from seqattn_fairseq.data.alignments import Link, load_alignments, write_pharaoh
+from seqattn_fairseq.data.alignments import Link, load_alignments
 from seqattn_fairseq.data.description import BpeDescription, CorpusDescription
-from seqattn_fairseq.data.words import word_numbers
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.tasks.translation import SeqAttnTranslationConfig, SeqAttnTranslationTask
 from seqattn_fairseq.tasks.word_alignments import PieceAlignments
 from tests.support import toy_corpus
+from tests.support.alignments import word_numbers, write_pharaoh
 
 PIECES = "un@@ a@@ b@@ c d e".split()
 PARTS = {"train": 30, "train1": 20, "valid": 4}
