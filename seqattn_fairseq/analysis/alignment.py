@@ -33,9 +33,10 @@ from seqattn_fairseq.analysis.gold import (
     subset_text,
 )
 from seqattn_fairseq.analysis.maps import no_cross_attention
-from seqattn_fairseq.analysis.record import Made, file_stamp, made
+from seqattn_fairseq.analysis.record import Made, made
 from seqattn_fairseq.analysis.subject import Batch, Loaded, Subject
 from seqattn_fairseq.data.alignments import read_alignments
+from seqattn_fairseq.data.files import file_stamp
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.transformer.attention import AttentionLog, Site
 

@@ -22,15 +22,9 @@ import torch
 
 from seqattn_fairseq.analysis.lengths import Quality, quality, signature
 from seqattn_fairseq.analysis.long_lines import BATCH_LINES, Translated, translate_lines
-from seqattn_fairseq.analysis.record import (
-    MADE_FROM,
-    data_stamp,
-    file_stamp,
-    read_result,
-    result_folder,
-    write_result,
-)
+from seqattn_fairseq.analysis.record import MADE_FROM, result_folder
 from seqattn_fairseq.analysis.texts import ScoredSet
+from seqattn_fairseq.data.files import file_stamp, read_json_object, subset_stamp, write_json
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.evaluation.generate import Corpus, digest, hardware
 from seqattn_fairseq.evaluation.scores import versions
@@ -104,7 +98,7 @@ class _Measurement:
         chains, job = self.corpus.chains, self.job
         stamp = {
             "checkpoint": file_stamp(job.checkpoint),
-            "data": data_stamp(job.data_bin, job.subset),
+            "data": subset_stamp(job.data_bin, job.subset),
             "references": digest(self.corpus.reference),
             "text_chain": chains.to_dict() if chains else None,
             "search": asdict(job.search),
@@ -173,7 +167,7 @@ def check_counts(counts: Sequence[int]) -> None:
 
 def _completed(path: Path, measurement: _Measurement, counts: Sequence[int]) -> dict[str, Any]:
     """Add the rows that the file lacks; others than ``counts`` stay if they still hold."""
-    made_from, known = measurement.made_from(), read_result(path)
+    made_from, known = measurement.made_from(), read_json_object(path)
     rows = known.get("rows", []) if known.get(MADE_FROM) == made_from else []
     about = {
         MADE_FROM: made_from,
@@ -185,7 +179,7 @@ def _completed(path: Path, measurement: _Measurement, counts: Sequence[int]) -> 
     }
     for count in sorted(set(counts) - {row["k"] for row in rows}):
         rows = sorted([*rows, measurement.row(count)], key=lambda row: int(row["k"]))
-        write_result(path, {**about, "rows": rows})
+        write_json(path, {**about, "rows": rows})
     return {**about, "rows": rows}
 
 

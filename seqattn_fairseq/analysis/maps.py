@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from seqattn_fairseq.analysis.record import Made, made, read_result
+from seqattn_fairseq.analysis.record import Made, made
 from seqattn_fairseq.analysis.subject import Loaded, Pair, Pairs, Subject
-from seqattn_fairseq.data.files import partial_path, read_lines
+from seqattn_fairseq.data.files import partial_path, read_json_object, read_lines
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.evaluation.pipeline import FOLDER as EVALUATION
 from seqattn_fairseq.evaluation.translation import Search, generation
@@ -242,7 +242,7 @@ def read_maps(folder: Path) -> Iterator[dict[str, Any]]:
         SeqAttnError: the file is damaged.
     """
     path = folder / FILE
-    if not (read_result(folder / RECORD) and path.is_file()):
+    if not (read_json_object(folder / RECORD) and path.is_file()):
         return
     try:
         with gzip.open(path, "rt", encoding="utf-8") as stream:

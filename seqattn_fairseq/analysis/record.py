@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from seqattn_fairseq.data.files import sha256_of, write_atomically
+from seqattn_fairseq.data.files import read_json_object, write_json
 
 FOLDER = "analysis"  # below a run's folder
 MADE_FROM = "made_from"
@@ -35,26 +35,6 @@ def result_folder(run: Path, subset: str) -> Path:
     return run / FOLDER / subset
 
 
-def read_result(path: Path) -> dict[str, Any]:
-    """Return the result in a file, or an empty dictionary if there is none that can be read."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def write_result(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a result as JSON, atomically.
-
-    Raises:
-        ValueError: it holds NaN or infinity, which JSON cannot.
-    """
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    with write_atomically(path) as stream:
-        stream.write(text + "\n")
-
-
 def made(path: Path, made_from: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]) -> Made:
     """Return the result in ``path`` if it was made from the same, else make and write it.
 
@@ -64,21 +44,9 @@ def made(path: Path, made_from: Mapping[str, Any], make: Callable[[], Mapping[st
         make: returns the result without its ``made_from``.
     """
     stamp = json.loads(json.dumps({**made_from, "seqattn_fairseq": version("seqattn_fairseq")}))
-    known = read_result(path)
+    known = read_json_object(path)
     if known.get(MADE_FROM) == stamp:
         return Made(known, fresh=False)
     result = {MADE_FROM: stamp, **make()}
-    write_result(path, result)
+    write_json(path, result)
     return Made(result, fresh=True)
-
-
-def file_stamp(path: Path) -> dict[str, str]:
-    """Return name and digest of a file: the same for every copy of it."""
-    return {"file": path.name, "sha256": sha256_of(path)}
-
-
-def data_stamp(data_bin: Path, subset: str) -> dict[str, str]:
-    """Return file name -> digest of all that a data-bin holds of a subset, and its dictionaries."""
-    names = (f"{subset}.*", "dict.*.txt")
-    files = sorted(path for name in names for path in data_bin.glob(name) if path.is_file())
-    return {path.name: sha256_of(path) for path in files}

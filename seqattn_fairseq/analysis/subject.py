@@ -16,8 +16,9 @@ from fairseq.data import data_utils
 from fairseq.models import MODEL_REGISTRY
 from torch import Tensor
 
-from seqattn_fairseq.analysis.record import data_stamp, file_stamp, result_folder
+from seqattn_fairseq.analysis.record import result_folder
 from seqattn_fairseq.checkpoint_files import non_finite
+from seqattn_fairseq.data.files import file_stamp, subset_stamp
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.evaluation import translation
 from seqattn_fairseq.evaluation.checkpoints import find_checkpoint
@@ -93,7 +94,7 @@ class Subject:
         """What decides about every result: checkpoint and data."""
         return {
             "checkpoint": file_stamp(self.checkpoint),
-            "data": data_stamp(self.data_bin, self.subset),
+            "data": subset_stamp(self.data_bin, self.subset),
         }
 
     @cached_property

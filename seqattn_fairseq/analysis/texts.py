@@ -15,8 +15,9 @@ from typing import Any
 from sacrebleu.metrics.bleu import BLEU
 
 from seqattn_fairseq.analysis.lengths import EDGES, LengthBin, by_length, quality, signature
-from seqattn_fairseq.analysis.record import file_stamp, made, read_result, result_folder
+from seqattn_fairseq.analysis.record import made, result_folder
 from seqattn_fairseq.analysis.repetition import repetition
+from seqattn_fairseq.data.files import file_stamp, read_json_object
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.evaluation.generate import RECORD, SCORES, load_system, read_record
 from seqattn_fairseq.evaluation.pipeline import FOLDER as EVALUATION
@@ -56,7 +57,7 @@ class ScoredSet:
                 "folder of a run that seqattn evaluate has translated and scored"
             )
         folder = run / EVALUATION / subset
-        record, scores = read_record(folder), read_result(folder / SCORES)
+        record, scores = read_record(folder), read_json_object(folder / SCORES)
         if not (record and scores):
             raise SeqAttnError(
                 f"{folder}: no scored translation of '{subset}'; run seqattn evaluate {run} "

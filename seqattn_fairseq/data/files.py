@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import os
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TextIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 
 from seqattn_fairseq.errors import SeqAttnError
 
@@ -99,3 +100,43 @@ def sha256_of(path: Path, progress: Callable[[int], object] = lambda size: None)
             digest.update(block)
             progress(len(block))
     return digest.hexdigest()
+
+
+# ---- results -----------------------------------------------------------------------------------
+
+
+def read_json(path: Path) -> Any:
+    """Return the value in a JSON file; None if there is no file, or nothing that can be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; an empty dictionary where there is none."""
+    value = read_json(path)
+    return value if isinstance(value, dict) else {}
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a value as JSON, atomically.
+
+    Raises:
+        ValueError: it holds NaN or infinity, which JSON cannot.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    with write_atomically(path) as stream:
+        stream.write(text + "\n")
+
+
+def file_stamp(path: Path) -> dict[str, str]:
+    """Return name and digest of a file: the same for every copy of it."""
+    return {"file": path.name, "sha256": sha256_of(path)}
+
+
+def subset_stamp(data_bin: Path, subset: str) -> dict[str, str]:
+    """Return file name -> digest of all that a data-bin holds of a subset, and its dictionaries."""
+    names = (f"{subset}.*", "dict.*.txt")
+    files = sorted(path for name in names for path in data_bin.glob(name) if path.is_file())
+    return {path.name: sha256_of(path) for path in files}

@@ -24,7 +24,14 @@ import torch
 from fairseq.data import data_utils
 
 from seqattn_fairseq.data.description import CorpusDescription, load_corpus_description
-from seqattn_fairseq.data.files import read_lines, sha256_of, write_atomically
+from seqattn_fairseq.data.files import (
+    file_stamp,
+    read_json_object,
+    read_lines,
+    subset_stamp,
+    write_atomically,
+    write_json,
+)
 from seqattn_fairseq.data.text_chain import TextChains
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.evaluation.references import raw_reference
@@ -142,13 +149,11 @@ def _pair(training: TrainingRecord, data_bin: Path) -> str:
 
 def _identity(job: Job, corpus: Corpus) -> dict[str, Any]:
     """Return what decides about the translations, with digests of all files that matter."""
-    names = (f"{job.subset}.*", "dict.*.txt")
-    files = sorted(path for name in names for path in corpus.data_bin.glob(name))
     return {
-        "checkpoint": {"file": job.checkpoint.name, "sha256": sha256_of(job.checkpoint)},
+        "checkpoint": file_stamp(job.checkpoint),
         "subset": job.subset,
         "data": {
-            **{path.name: sha256_of(path) for path in files if path.is_file()},
+            **subset_stamp(corpus.data_bin, job.subset),
             "raw reference": digest(corpus.reference),
         },
         "text_chain": corpus.chains.to_dict() if corpus.chains else None,
@@ -170,11 +175,7 @@ def _is_done(folder: Path, identity: dict[str, Any]) -> bool:
 
 def read_record(folder: Path) -> dict[str, Any]:
     """Return ``generation.json`` of a folder, or an empty dictionary when it is not complete."""
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}
+    return read_json_object(folder / RECORD)
 
 
 def _kind_of_reference(corpus: Corpus, sentences: Sequence[Sentence]) -> str:
@@ -218,7 +219,7 @@ def _write(
         for sentence, source, line, reference in rows
     )
     _write_lines(folder / _TRANSLATIONS, (json.dumps(row, ensure_ascii=False) for row in objects))
-    _write_lines(folder / RECORD, [json.dumps(record, indent=2)])
+    write_json(folder / RECORD, record)
 
 
 def _write_lines(path: Path, lines: Iterable[str]) -> None:

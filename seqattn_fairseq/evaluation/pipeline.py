@@ -8,14 +8,13 @@ before.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from seqattn_fairseq.data.files import write_atomically
+from seqattn_fairseq.data.files import read_json, read_json_object, write_json
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.evaluation.checkpoints import average, find_checkpoint, save_checkpoint, select
 from seqattn_fairseq.evaluation.comet import DEFAULT_MODEL, comet_score
@@ -159,10 +158,10 @@ def averaged(run: Path, kind: str, count: int) -> Path:
     note = output.with_suffix(".json")
     stats = [(path.name, path.stat()) for path in paths]
     inputs = [{"file": name, "bytes": s.st_size, "mtime_ns": s.st_mtime_ns} for name, s in stats]
-    if not output.is_file() or _read_json(note) != inputs:
+    if not output.is_file() or read_json(note) != inputs:
         note.unlink(missing_ok=True)
         save_checkpoint(average(paths), output)
-        _write_json(note, inputs)
+        write_json(note, inputs)
     return output
 
 
@@ -191,7 +190,7 @@ def choose(run: Path, settings: EvaluationSettings, means: Means) -> Candidate:
     rows = [_try(run, candidate, settings, means) for candidate in tried]
     best = max(range(len(rows)), key=lambda row: (rows[row]["bleu"], -row))
     table = {"subset": VALID, "flavour": settings.bleu, "tried": rows, "chosen": rows[best]}
-    _write_json(record, table)
+    write_json(record, table)
     return tried[best]
 
 
@@ -270,7 +269,7 @@ def score_folder(
     about = {key: record[key] for key in keys}
     paper = settings.overridden(subsets=[record["subset"]], bleu=options.headline).paper
     table = replace(table, extra={**about, "scoring": scoring, "paper": asdict(paper)})
-    _write_json(folder / SCORES, table.to_dict())
+    write_json(folder / SCORES, table.to_dict())
     return table
 
 
@@ -278,7 +277,7 @@ def _scored_before(
     folder: Path, scoring: dict[str, Any], comet_model: str | None
 ) -> ScoreTable | None:
     """Return the scores of the same translations by the same options and versions, if known."""
-    known = _read_json(folder / SCORES) or {}
+    known = read_json_object(folder / SCORES)
     if known.get("scoring") != scoring or known.get("versions") != versions():
         return None
     table = ScoreTable.from_dict(known)
@@ -320,15 +319,3 @@ def named_system(run: Path, subset: str) -> System:
     if not run.is_dir():
         raise SeqAttnError(f"{run}: no such run; plain files need their reference, --ref FILE")
     return load_system(subset_folder(run, subset), str(run))
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def _write_json(path: Path, value: Any) -> None:
-    with write_atomically(path) as stream:
-        stream.write(json.dumps(value, indent=2) + "\n")

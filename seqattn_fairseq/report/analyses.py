@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from seqattn_fairseq.analysis import alignment, attention, maps, texts
-from seqattn_fairseq.analysis.record import MADE_FROM, file_stamp, read_result, result_folder
+from seqattn_fairseq.analysis.record import MADE_FROM, result_folder
 from seqattn_fairseq.analysis.subject import Subject, find_subject
+from seqattn_fairseq.data.files import file_stamp, read_json_object
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.evaluation.generate import RECORD, read_record
 from seqattn_fairseq.evaluation.pipeline import FOLDER
@@ -99,7 +100,7 @@ def read_analyses(run: Path, subset: str) -> Analyses:
         GENERALISATION: _generalisation,
     }
     for file, read in readers.items():
-        result = read_result(folder / file)
+        result = read_json_object(folder / file)
         if not result:
             found.notes += _missing(file, command, bool(stamps))
             continue
@@ -229,7 +230,7 @@ def attention_maps(
 def _maps(run: Path, subset: str) -> Iterator[Result]:
     """Return what a run has kept, unless it is of another checkpoint than the translations."""
     folder = result_folder(run, subset)
-    if not _is_current(read_result(folder / maps.RECORD), _stamps(run, subset)):
+    if not _is_current(read_json_object(folder / maps.RECORD), _stamps(run, subset)):
         return iter(())
     return maps.read_maps(folder)
 

@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from seqattn_fairseq.analysis.record import made, read_result, result_folder
+from seqattn_fairseq.analysis.record import made, result_folder
+from seqattn_fairseq.data.files import read_json_object
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.evaluation.generate import RECORD, SCORES, digest, load_system, read_record
 from seqattn_fairseq.evaluation.pipeline import FOLDER, score_folder
@@ -80,10 +81,10 @@ def _load(run: Path, subset: str, record: Mapping[str, Any]) -> Evaluated:
         raise SeqAttnError(f"{folder}: not {record['n']} lines, as {RECORD} says")
     if record["reference"] == "none":
         return Evaluated(run, subset, record, system, None, ScoreOptions())
-    stored = read_result(folder / SCORES)
+    stored = read_json_object(folder / SCORES)
     if not stored:
         score_folder(folder, system, load_settings(run), ScoreOptions(), None)
-        stored = read_result(folder / SCORES)
+        stored = read_json_object(folder / SCORES)
     options = {k: v for k, v in stored["scoring"].items() if k != "references"}
     table = ScoreTable.from_dict(stored)
     return Evaluated(run, subset, record, system, table, ScoreOptions(**options))

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from seqattn_fairseq.analysis.attention import analyse_attention, collect, site_rates
-from seqattn_fairseq.analysis.record import read_result
 from seqattn_fairseq.analysis.subject import Subject, find_subject
+from seqattn_fairseq.data.files import read_json_object
 from seqattn_fairseq.ops.attention_statistics import attention_sums
 from seqattn_fairseq.transformer.attention import AttentionLog, Site
 from tests.analysis.models import Parrot, loaded, pairs_of, toy_run
@@ -53,7 +53,7 @@ def test_the_worked_example_in_a_file(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Subject, "pairs", lambda self: pairs_of([pair]))
     monkeypatch.setitem(subject.__dict__, "loaded", loaded(Parrot(Site.CROSS, HEADS)))
     assert analyse_attention(subject).fresh
-    result = read_result(tmp_path / "analysis" / "test" / "attention.json")
+    result = read_json_object(tmp_path / "analysis" / "test" / "attention.json")
     assert (result["sentences"], result["variant"]) == (1, "parrot")
     cross = result["sites"]["cross"]
     assert cross["all"]["sparsity"] == pytest.approx(7 / 18)
