@@ -27,7 +27,7 @@ test-all: setup  ## every test, the long ones too
 	@$(IN_VENV) pytest -n 2 $(ARGS)
 
 benchmark: setup  ## measure the CPU part: benchmarks/results/cpu.csv and docs/performance.md
-	@$(IN_VENV) for part in mechanisms sparse adam training_step table; do \
+	@$(IN_VENV) for part in mechanisms sparse label_smoothing adam training_step table; do \
 		echo "== $$part"; OMP_NUM_THREADS=1 python -m "benchmarks.$$part"; done
 
 check: setup  ## lint, format, types, import layers, shell scripts: all of them, whatever fails

@@ -9,6 +9,8 @@ from pathlib import Path
 # Before torch is imported: two workers on two cores would fight over four threads. The commands
 # that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before triton is imported: there is no GPU to compile for. TRITON_INTERPRET=0 on one that has.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import hypothesis
 import pytest

@@ -96,5 +96,5 @@ def test_causal_mask_puts_the_last_query_at_the_last_key() -> None:
 def test_an_unknown_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     (q, k, v), _ = inputs(2, 2, padded=False)
     monkeypatch.setenv("SEQATTN_BACKEND", "cuda")
-    with pytest.raises(SeqAttnError, match=r"SEQATTN_BACKEND=cuda: ReLA has no such form; use"):
+    with pytest.raises(SeqAttnError, match=r"SEQATTN_BACKEND=cuda: no such backend; use"):
         rela_attention(q, k, v)
