@@ -9,10 +9,10 @@ MAKEFLAGS += --no-print-directory
 IN_VENV = PATH="$$PWD/.venv/bin:$$PATH";
 OURS = find . \( -name .git -o -name .venv -o -path ./data -o -path ./runs \) -prune -o
 
-.PHONY: help setup quickstart test test-all benchmark check format clean
+.PHONY: help setup quickstart test test-all benchmark benchmark-gpu check format clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s%s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s%s\n", $$1, $$2 }' Makefile
 
 setup:  ## make .venv and install what is missing
 	@bash scripts/setup.sh
@@ -26,9 +26,13 @@ test: setup  ## the fast tests; ARGS="tests/data -k fetch" narrows them
 test-all: setup  ## every test, the long ones too
 	@$(IN_VENV) pytest -n 2 $(ARGS)
 
-benchmark: setup  ## measure the CPU part: benchmarks/results/cpu.csv and docs/performance.md
-	@$(IN_VENV) for part in mechanisms sparse label_smoothing adam training_step table; do \
-		echo "== $$part"; OMP_NUM_THREADS=1 python -m "benchmarks.$$part"; done
+benchmark: setup  ## measure on the CPU, half an hour: benchmarks/results, docs/performance.md
+	@$(IN_VENV) for part in mechanisms sparse label_smoothing adam training_step table plots; do \
+		echo "== $$part"; OMP_NUM_THREADS=1 python -m "benchmarks.$$part"; done; \
+	python -m benchmarks.check
+
+benchmark-gpu:  ## check and measure on the GPU here, eight minutes at most: benchmarks/results/
+	@$(IN_VENV) python3 -m benchmarks.gpu $(ARGS)
 
 check: setup  ## lint, format, types, import layers, shell scripts: all of them, whatever fails
 	@$(IN_VENV) status=0; \

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from benchmarks import measure
+from benchmarks.batches import dictionary
 from benchmarks.measure import OURS, Contender
-from benchmarks.training_step import dictionary
 from seqattn_fairseq.optim.adam import Adam
 from seqattn_fairseq.transformer.registry import make_config
 from seqattn_fairseq.variants import register

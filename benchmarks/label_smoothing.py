@@ -22,7 +22,7 @@ from benchmarks.measure import OURS, Contender
 from seqattn_fairseq.ops.cross_entropy import LossOptions, projected_cross_entropy
 
 SMOOTHING, PAD, WIDTH = 0.1, 1, 512
-VOCABULARIES, TOKENS = (10240, 32768), (512, 2048, 4096)
+TOKENS = {10240: (512, 2048, 4096), 32768: (512, 2048)}  # vocabulary -> tokens
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -81,9 +81,9 @@ def errors(tokens: int, vocabulary: int) -> dict[str, float]:
 
 def rows(repeats: int) -> Iterator[dict[str, Any]]:
     """Yield the rows of every size; the error is that of the fewest tokens."""
-    for vocabulary in VOCABULARIES:
-        found = errors(min(TOKENS), vocabulary)
-        for tokens in TOKENS:
+    for vocabulary, counts in TOKENS.items():
+        found = errors(min(counts), vocabulary)
+        for tokens in counts:
             given = inputs(tokens, vocabulary)
             contenders = [Contender(n, partial(step, f, given)) for n, f in CONTENDERS.items()]
             seconds = measure.alternate(contenders, repeats)

@@ -29,8 +29,8 @@ Row = Mapping[str, Any]
 
 _FIRST = ("benchmark", "mechanism")
 _LAST = (
-    *("contender", "seconds", "ratio", "error", "peak_mib", "dtype", "threads"),
-    *("torch", "python", "machine", "date"),
+    *("contender", "seconds", "ratio", "error", "peak_mib", "tokens_per_second"),
+    *("device", "dtype", "threads", "torch", "python", "machine", "date"),
 )
 
 
@@ -179,6 +179,7 @@ def machine() -> str:
 
 def _surroundings() -> dict[str, Any]:
     return {
+        "device": "cpu",
         "dtype": "float32",
         "threads": 1,
         "torch": torch.__version__,
@@ -197,18 +198,18 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Put the rows of one or more benchmarks in place of their old ones.
+    """Put the rows of one or more mechanisms in place of their old ones.
 
     Args:
         path: the CSV, which may not exist yet.
         rows: ``benchmark``, ``mechanism``, any columns of the shape, ``contender``, ``seconds``,
-            ``ratio``, ``error``; also ``peak_mib``, and ``dtype`` and ``threads`` where they are
-            not float32 and 1. Versions, machine and date are added.
+            ``ratio``, ``error``; also ``peak_mib`` and ``tokens_per_second``, and ``dtype`` and
+            ``threads`` where they are not float32 and 1. Versions, machine and date are added.
     """
-    new = {row["benchmark"] for row in rows}
-    kept = [row for row in read_rows(path) if row["benchmark"] not in new]
+    new = {(row["benchmark"], row["mechanism"]) for row in rows}
+    kept = [r for r in read_rows(path) if (r["benchmark"], r["mechanism"]) not in new]
     added = [{k: _text(v) for k, v in {**_surroundings(), **row}.items()} for row in rows]
-    found = sorted([*kept, *added], key=lambda row: row["benchmark"])
+    found = sorted([*kept, *added], key=lambda row: (row["benchmark"], row["mechanism"]))
     known = (*_FIRST, *_LAST)
     shape = dict.fromkeys(key for row in found for key in row if key not in known)
     used = [key for key in shape if any(row.get(key) for row in found)]

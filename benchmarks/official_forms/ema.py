@@ -44,8 +44,9 @@ def ema(
     gamma: Tensor,
     omega: Tensor,
     padding_mask_BT: Tensor | None = None,
+    truncation: int = 0,
 ) -> Tensor:
-    """Return silu(average + omega x), (T, B, D); without truncation.
+    """Return silu(average + omega x), (T, B, D).
 
     Args:
         x_TBD: the sequence.
@@ -55,12 +56,16 @@ def ema(
         gamma: see above.
         omega: (D,).
         padding_mask_BT: True at padding.
+        truncation: lags that count; 0 for all.
     """
     length, _, channels = x_TBD.shape
-    x = x_TBD.permute(1, 2, 0)
+    wide = torch.promote_types(x_TBD.dtype, torch.float32)  # nothing transforms half precision
+    delta, alpha, beta, gamma = (p.to(wide) for p in (delta, alpha, beta, gamma))
+    x = x_TBD.permute(1, 2, 0).to(wide)
     if padding_mask_BT is not None:
         x = x * (~padding_mask_BT).unsqueeze(1).type_as(x)
-    weights = kernel(delta, alpha, beta, gamma, length)
+    lags = min(length, truncation or length)
+    weights = F.pad(kernel(delta, alpha, beta, gamma, lags), (0, length - lags))
     before = 0
     if weights.size(0) > channels:
         past, future = weights.split(channels)
@@ -68,4 +73,4 @@ def ema(
         weights = F.pad(past, (before, 0)) + F.pad(future.flip(-1), (0, before))
         x = F.pad(x, (before, 0))
     average = _convolved(x, weights)[..., 2 * before : 2 * before + length]
-    return F.silu(average.permute(2, 0, 1) + x_TBD * omega)
+    return F.silu(average.permute(2, 0, 1).to(x_TBD.dtype) + x_TBD * omega)

@@ -29,6 +29,7 @@ COMMANDS = {
     "list": "list variants, architectures and presets",
     "parity": "compare this project with tensors that the official codes produced",
     "path": "print the absolute --user-dir of this plugin",
+    "plan": "memory, speed and the largest batch of a training, before it runs",
     "prepare": "fetch, clean, tokenise, segment and binarise a corpus",
     "prepare-corpus": "the same for two text files of your own",
     "report": "write one HTML page that compares runs",

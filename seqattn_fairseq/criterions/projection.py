@@ -27,11 +27,13 @@ from seqattn_fairseq.ops.cross_entropy import (
     projected_cross_entropy,
 )
 from seqattn_fairseq.transformer.decoder import Decoder
+from seqattn_fairseq.transformer.linear import Linear
 
 logger = logging.getLogger(__name__)
 
 # Decoders whose last step is output_layer, and whose output_layer is a product with one matrix.
 _PLAIN = tuple((cls.forward, cls.output_layer) for cls in (Decoder, TransformerDecoderBase))
+_PRODUCTS = (Linear.forward, nn.Linear.forward)
 
 
 def score(
@@ -119,7 +121,7 @@ def _plain_decoder(model: nn.Module) -> Any:
     )
     projection = getattr(decoder, "output_projection", None)
     plain = last_steps in _PLAIN and "output_layer" not in vars(decoder)
-    if plain and getattr(type(projection), "forward", None) is nn.Linear.forward:
+    if plain and getattr(type(projection), "forward", None) in _PRODUCTS:
         return decoder
     _say_that_logits_are_made(type(model).__name__)
     return None

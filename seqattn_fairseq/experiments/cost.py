@@ -9,16 +9,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from fairseq import criterions, models
+from fairseq import models
 from fairseq.data import Dictionary, data_utils
-from torch import Tensor
 
 from seqattn_fairseq.data.recipes import RECIPES
 from seqattn_fairseq.data.stages import SubwordNmt
 from seqattn_fairseq.experiments.plan import Experiment
 from seqattn_fairseq.launch import devices
+from seqattn_fairseq.planning.machine import device_name
+from seqattn_fairseq.planning.step import USUAL_LENGTH, Shape, Step, Subject, stand_in
 
-PROBE_LENGTH = 32  # tokens of a side of a probed sentence; the corpora here average 22 to 33
 PROBE_SECONDS = 15.0
 _TYPES = 32_000  # of a corpus that this project does not prepare
 _CPU_TOKENS = 512  # of a probed batch on a CPU, whose speed hardly depends on it
@@ -59,7 +59,7 @@ def cost(experiment: Experiment) -> Cost:
         SeqAttnError: options of the model that contradict each other.
     """
     cfg = experiment.cfg
-    source, target, assumed = _dictionaries(experiment)
+    source, target, assumed = dictionaries(experiment)
     with torch.device("meta"):
         model = _build_model(cfg, source, target)
     parameters = sum(p.numel() for p in model.parameters())
@@ -87,7 +87,8 @@ def tokens_per_update(cfg: Any) -> int:
     return int(cfg.dataset.max_tokens) * world * int(cfg.optimization.update_freq[0])
 
 
-def _dictionaries(experiment: Experiment) -> tuple[Dictionary, Dictionary, bool]:
+def dictionaries(experiment: Experiment) -> tuple[Dictionary, Dictionary, bool]:
+    """Return the dictionaries of both languages, and whether their size had to be assumed."""
     task = experiment.cfg.task
     paths = [
         experiment.data_bin / f"dict.{lang}.txt" for lang in (task.source_lang, task.target_lang)
@@ -95,8 +96,8 @@ def _dictionaries(experiment: Experiment) -> tuple[Dictionary, Dictionary, bool]
     if all(path.is_file() for path in paths):
         source, target = (Dictionary.load(str(path)) for path in paths)
         return source, source if source == target else target, False
-    stand_in = _stand_in(_likely_types(experiment))
-    return stand_in, stand_in, True
+    assumed = stand_in(_likely_types(experiment))
+    return assumed, assumed, True
 
 
 def _likely_types(experiment: Experiment) -> int:
@@ -104,13 +105,6 @@ def _likely_types(experiment: Experiment) -> int:
     stages = RECIPES[experiment.corpus].stages if experiment.corpus else ()
     merges = [stage.merges for stage in stages if isinstance(stage, SubwordNmt)]
     return merges[0] if merges else _TYPES
-
-
-def _stand_in(types: int) -> Dictionary:
-    dictionary = Dictionary()
-    for index in range(types):
-        dictionary.add_symbol(f"w{index}")
-    return dictionary
 
 
 def _build_model(cfg: Any, source: Dictionary, target: Dictionary) -> torch.nn.Module:
@@ -187,34 +181,34 @@ def probe(experiment: Experiment, seconds: float = PROBE_SECONDS) -> Probe:
     Raises:
         SeqAttnError: options of the model that contradict each other.
     """
-    source, target, _ = _dictionaries(experiment)
+    source, target, _ = dictionaries(experiment)
     cfg, device = experiment.cfg, _device(experiment.cfg)
-    train = _trainer(cfg, source, target, device, precision(experiment, device))
+    step = Step(Subject(cfg, source, target), device, precision(experiment, device))
     limit = int(cfg.dataset.max_tokens or 4096)
-    rows = max(1, (limit if device.type == "cuda" else min(limit, _CPU_TOKENS)) // PROBE_LENGTH)
-    sample = _sample(rows, len(source), len(target), device)
-    tokens, name = rows * PROBE_LENGTH, device_name(device)
+    rows = max(1, (limit if device.type == "cuda" else min(limit, _CPU_TOKENS)) // USUAL_LENGTH)
+    sample = step.sample(Shape(rows, USUAL_LENGTH, USUAL_LENGTH))
+    tokens, name = rows * USUAL_LENGTH, device_name(device)
+
+    def train() -> None:
+        step.passes(sample)
+        step.update(tokens)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
     start = time.perf_counter()
-    train(sample)
+    train()
     first = time.perf_counter() - start
     if first > seconds:  # slow enough for its own start-up not to matter
         return Probe(tokens / first, 1, tokens, name)
     start, batches = time.perf_counter(), 0
     while batches < 2 or time.perf_counter() - start < seconds:
-        train(sample)
+        train()
         batches += 1
     return Probe(batches * tokens / (time.perf_counter() - start), batches, tokens, name)
 
 
 def _device(cfg: Any) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() and not cfg.common.cpu else "cpu")
-
-
-def device_name(device: torch.device) -> str:
-    """Return the device in words."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} threads"
 
 
 def precision(experiment: Experiment, device: torch.device) -> torch.dtype:
@@ -227,37 +221,3 @@ def precision(experiment: Experiment, device: torch.device) -> torch.dtype:
     )
     chosen = open_to_choice and devices.precision_words(1)
     return torch.bfloat16 if common.bf16 or chosen else torch.float32
-
-
-def _trainer(
-    cfg: Any, source: Dictionary, target: Dictionary, device: torch.device, dtype: torch.dtype
-) -> Any:
-    """Return a function that trains on a batch and waits until that is done."""
-    task = SimpleNamespace(source_dictionary=source, target_dictionary=target)
-    model = models.build_model(cfg.model, task).to(device, dtype)
-    criterion = criterions.build_criterion(cfg.criterion, task).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-7)
-
-    def train(sample: dict[str, Any]) -> None:
-        loss, _, _ = criterion(model, sample)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-
-    return train
-
-
-def _sample(rows: int, sources: int, targets: int, device: torch.device) -> dict[str, Any]:
-    def tokens(types: int) -> Tensor:
-        return torch.randint(4, types, (rows, PROBE_LENGTH), device=device)
-
-    target = tokens(targets)
-    lengths = torch.full((rows,), PROBE_LENGTH, device=device)
-    inputs = {
-        "src_tokens": tokens(sources),
-        "src_lengths": lengths,
-        "prev_output_tokens": target.roll(1, 1),
-    }
-    return {"net_input": inputs, "target": target, "ntokens": target.numel(), "nsentences": rows}

@@ -15,8 +15,9 @@ from seqattn_fairseq.data.workspace import tool_versions
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.evaluation.pipeline import evaluate
 from seqattn_fairseq.experiments.cards import model_card
-from seqattn_fairseq.experiments.cost import device_name, tokens_per_update
+from seqattn_fairseq.experiments.cost import tokens_per_update
 from seqattn_fairseq.experiments.plan import Experiment
+from seqattn_fairseq.planning.machine import device_name
 
 MODEL_CARD = "model_card.md"
 

@@ -10,25 +10,25 @@ left = K - 1 makes it causal; the last tap is the rightmost position. K may be e
 the length.
 
 Shapes: B batch, T length, C = H R channels, H heads, R channels of a head, K taps, n new positions
-of R rows when stepping, N blocks of L positions, W = L + K - 1 the window of a block.
+of R rows when stepping, N blocks of L positions, W <= L + K - 1 the window of a block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from seqattn_fairseq.ops.backend import select
+from seqattn_fairseq.ops import backend
 from seqattn_fairseq.ops.precision import exact_sums
 
 # Adding shifted products beats multiplying with the band matrix up to a fifth of the length, and
 # up to this many taps; measured forward and backward on a CPU.
-_FEW_TAPS = 15
+_FEW_TAPS = 11
 # Positions whose taps become one band matrix, or as many as there are taps; sequences of more than
 # two such blocks are cut, so that time and memory grow with T and not with T^2.
 _BLOCK = 32
@@ -91,30 +91,57 @@ def _reachable(taps: Tensor, left: int, length: int) -> tuple[Tensor, int]:
     return taps[..., first:last], left - first
 
 
-def _block_length(length: int, size: int, uncut: int = 2) -> int:
-    # sequences of up to ``uncut`` blocks are one
+class _Bands(NamedTuple):
+    """A convolution as products of band matrices with what blocks of positions see, head by head.
+
+    Attributes:
+        columns: those of L + K - 1 that are inside the sequence.
+        windows_BNHWR: what the blocks see.
+        taps_BNLHK: theirs, zero behind the end.
+    """
+
+    columns: slice
+    windows_BNHWR: Tensor
+    taps_BNLHK: Tensor
+
+    def frame(self) -> tuple[Tensor, Tensor]:
+        """Return zeros with room for the bands of a head, twice: (B N, L, W), and (B, N, L, K).
+
+        The second view shows what the taps are in the first.
+        """
+        batch, blocks, rows, _, size = self.taps_BNLHK.shape
+        frame = self.taps_BNLHK.new_zeros(batch, blocks, rows, rows + size - 1)
+        return frame[..., self.columns].flatten(0, 1), _diagonals(frame, size)
+
+    def products(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Give the bands (B N, L, W) and the windows (B N, W, R) of each head.
+
+        All bands are one tensor, so that they stay in the cache.
+        """
+        band, taps = self.frame()
+        heads = zip(self.taps_BNLHK.unbind(3), self.windows_BNHWR.unbind(2), strict=True)
+        for taps_BNLK, window_BNWR in heads:
+            taps.copy_(taps_BNLK)
+            yield band, window_BNWR.flatten(0, 1)
+
+
+def _bands(x_BTHR: Tensor, taps_BTHK: Tensor, left: int) -> _Bands:
+    length, size = x_BTHR.size(1), taps_BTHK.size(-1)
     rows = max(_BLOCK, size)
-    return length if length <= uncut * rows else rows
-
-
-def _blocks(x_BTHR: Tensor, rows: int, size: int, left: int) -> Tensor:
-    """Return what each block of ``rows`` positions sees, (B, N, H, W, R)."""
-    length = x_BTHR.size(1)
-    padded = -length % rows + length
-    around = F.pad(x_BTHR, (0, 0, 0, 0, left, padded - length + size - 1 - left))
-    return around.unfold(1, rows + size - 1, rows).transpose(-1, -2)
+    if length <= 2 * rows:
+        windows = x_BTHR.unsqueeze(1).transpose(2, 3)
+        return _Bands(slice(left, left + length), windows, taps_BTHK.unsqueeze(1))
+    around = F.pad(x_BTHR, (0, 0, 0, 0, left, -length % rows + size - 1 - left))
+    windows = around.unfold(1, rows + size - 1, rows).transpose(-1, -2)
+    return _Bands(slice(None), windows, _cut(taps_BTHK, rows))
 
 
 def _cut(x_BTHR: Tensor, rows: int) -> Tensor:
-    """Return (B, N, H, L, R): the positions in blocks, zeros behind the last."""
-    padding = -x_BTHR.size(1) % rows
-    padded = F.pad(x_BTHR, (0, 0, 0, 0, 0, padding)) if padding else x_BTHR
-    blocks: Tensor = padded.unflatten(1, (-1, rows)).transpose(2, 3)
-    return blocks.contiguous()
-
-
-def _joined(x_BNHLR: Tensor, length: int) -> Tensor:
-    return x_BNHLR.transpose(2, 3).flatten(1, 2)[:, :length]
+    """Return (B, N, L, H, R): the positions in blocks, zeros behind the last."""
+    missing = -x_BTHR.size(1) % rows
+    padded = F.pad(x_BTHR, (0, 0, 0, 0, 0, missing)) if missing else x_BTHR
+    blocks: Tensor = padded.unflatten(1, (-1, rows))
+    return blocks
 
 
 def _diagonals(band: Tensor, size: int) -> Tensor:
@@ -122,68 +149,65 @@ def _diagonals(band: Tensor, size: int) -> Tensor:
     return band.as_strided((*band.shape[:-1], size), (*band.stride()[:-2], band.size(-1) + 1, 1))
 
 
-def _overlapped(windows_BNHWR: Tensor, rows: int) -> Tensor:
-    """Return (B, (N + 1) L, H, R): windows added up where they overlap, at most L positions."""
-    windows = windows_BNHWR.transpose(2, 3)
-    batch, blocks, size = windows.shape[:3]
-    total = windows.new_zeros(batch, blocks + 1, rows, *windows.shape[3:])
-    total[:, :-1].copy_(windows[:, :, :rows])
+def _overlapped(windows_BNWR: Tensor, rows: int) -> Tensor:
+    """Return (B, (N + 1) L, R): windows added up where they overlap, at most L positions."""
+    batch, blocks, size, width = windows_BNWR.shape
+    total = windows_BNWR.new_zeros(batch, blocks + 1, rows, width)
+    total[:, :-1].copy_(windows_BNWR[:, :, :rows])
     # the last rows of a window are the first of the next block
-    total[:, 1:, : size - rows].add_(windows[:, :, rows:])
+    total[:, 1:, : size - rows].add_(windows_BNWR[:, :, rows:])
     return total.flatten(1, 2)
 
 
 class _BandedSum(torch.autograd.Function):
-    """The product with band matrices, one of each block; copies each argument just once."""
+    """The product with band matrices; keeps nothing but its arguments, makes the bands again."""
 
     @staticmethod
     def forward(ctx: Any, x_BTHR: Tensor, taps_BTHK: Tensor, left: int) -> Tensor:
         """Return (B, T, H, R)."""
-        length, size = x_BTHR.size(1), taps_BTHK.size(-1)
-        rows = _block_length(length, size)
-        taps_BNHLK = taps_BTHK.unflatten(1, (1, -1)).transpose(2, 3)
-        if rows < length:
-            taps_BNHLK = _cut(taps_BTHK, rows)
-        band = x_BTHR.new_zeros(*taps_BNHLK.shape[:-1], rows + size - 1)
-        _diagonals(band, size).copy_(taps_BNHLK)
-        if rows < length:
-            seen = _blocks(x_BTHR, rows, size, left).contiguous()
-        else:  # columns outside the sequence would only meet zeros
-            seen, band = _cut(x_BTHR, rows), band[..., left : left + length]
-        ctx.save_for_backward(seen, band)
-        ctx.left, ctx.size, ctx.length = left, size, length
-        return _joined(band @ seen, length)
+        ctx.save_for_backward(x_BTHR, taps_BTHK)
+        ctx.left = left
+        bands = _bands(x_BTHR, taps_BTHK, left)
+        out = x_BTHR.new_empty(*bands.taps_BNLHK.shape[:-1], x_BTHR.size(-1))
+        for (band, seen), head in zip(bands.products(), out.unbind(3), strict=True):
+            head.copy_(torch.bmm(band, seen).view(head.shape))
+        return out.flatten(1, 2)[:, : x_BTHR.size(1)]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_BTHR: Tensor) -> tuple[Tensor, Tensor, None]:
         """Return the gradients of x and of the taps."""
-        seen, band = ctx.saved_tensors
-        left, length, rows = ctx.left, ctx.length, band.size(-2)
-        grad = _cut(grad_BTHR, rows)
-        with exact_sums(grad):
-            grad_seen = band.transpose(-1, -2) @ grad
-            grad_band = grad @ seen.transpose(-1, -2)
-        if rows < length:
-            grad_x = _overlapped(grad_seen, rows)[:, left : left + length]
-        else:
-            grad_x = _joined(grad_seen, length)
-            grad_band = F.pad(grad_band, (left, ctx.size - 1 - left))
-        return grad_x, _joined(_diagonals(grad_band, ctx.size), length), None
+        x_BTHR, taps_BTHK = ctx.saved_tensors
+        bands = _bands(x_BTHR, taps_BTHK, ctx.left)
+        with exact_sums(grad_BTHR):
+            return *_banded_grads(bands, grad_BTHR, ctx.left), None
 
 
-_banded: Callable[..., Tensor] = _BandedSum.apply
+def _banded_grads(bands: _Bands, grad_BTHR: Tensor, left: int) -> tuple[Tensor, Tensor]:
+    length, rows = grad_BTHR.size(1), bands.taps_BNLHK.size(2)
+    grad_x, grad_taps = torch.empty_like(grad_BTHR), torch.empty_like(bands.taps_BNLHK)
+    grads = _cut(grad_BTHR, rows).unbind(3)
+    (grad_band, diagonals), products = bands.frame(), bands.products()
+    for h, (band, seen) in enumerate(products):
+        grad = grads[h].flatten(0, 1)
+        grad_seen = torch.bmm(band.transpose(1, 2), grad).unflatten(0, grads[h].shape[:2])
+        whole = grad_seen.squeeze(1) if rows == length else _overlapped(grad_seen, rows)[:, left:]
+        grad_x[:, :, h].copy_(whole[:, :length])
+        grad_band.copy_(torch.bmm(grad, seen.transpose(1, 2)))
+        grad_taps[:, :, :, h].copy_(diagonals)
+    return grad_x, grad_taps.flatten(1, 2)[:, :length]
 
 
-def _banded_static(x_BTHR: Tensor, taps_HK: Tensor, left: int) -> Tensor:
-    length, size = x_BTHR.size(1), taps_HK.size(-1)
-    rows = _block_length(length, size, uncut=4)  # one band serves all sentences
-    band_HLW = _skewed(taps_HK.unsqueeze(1).expand(-1, rows, -1))
-    if rows == length:
-        band = band_HLW[..., left : left + length]
-        return torch.einsum("hts,bshr->bthr", band, x_BTHR)
-    windows = _blocks(x_BTHR, rows, size, left)
-    return torch.einsum("hlw,bnhwr->bnlhr", band_HLW, windows).flatten(1, 2)[:, :length]
+_bands_summed: Callable[..., Tensor] = _BandedSum.apply
+
+
+def _banded(x_BTHR: Tensor, taps_BTHK: Tensor, left: int) -> Tensor:
+    if x_BTHR.device.type == "cpu":
+        return _bands_summed(x_BTHR, taps_BTHK, left)
+    # few large products
+    batch, _, heads, _ = x_BTHR.shape
+    x, taps = (t.transpose(1, 2).flatten(0, 1).unsqueeze(2) for t in (x_BTHR, taps_BTHK))
+    return _bands_summed(x, taps, left).view(batch, heads, -1, x.size(-1)).transpose(1, 2)
 
 
 class _ShiftedSum(torch.autograd.Function):
@@ -236,8 +260,7 @@ def _torch_form(x_BTHR: Tensor, taps: Tensor, left: int) -> Tensor:
     # a GPU's matrix product adds up in float32 by itself
     gpu = x_BTHR.device.type == "cuda"
     dtype = x_BTHR.dtype if gpu else torch.promote_types(x_BTHR.dtype, torch.float32)
-    banded = _banded_static if taps.dim() == 2 else _banded
-    return banded(x_BTHR.to(dtype), taps.to(dtype), left)
+    return _banded(x_BTHR.to(dtype), taps.to(dtype).expand(*x_BTHR.shape[:3], -1), left)
 
 
 def _convolve_reference(x_BTHR: Tensor, taps: Tensor, left: int) -> Tensor:
@@ -255,11 +278,20 @@ def _convolve_reference(x_BTHR: Tensor, taps: Tensor, left: int) -> Tensor:
     return torch.stack(out, dim=1)
 
 
-_FORMS = {"reference": _convolve_reference, "torch": _torch_form}
+def _triton_form(x_BTHR: Tensor, taps: Tensor, left: int) -> Tensor:
+    backend.require_kernels(x_BTHR)
+    if torch.float64 in (x_BTHR.dtype, taps.dtype) or 0 in x_BTHR.shape:
+        return _torch_form(x_BTHR, taps, left)
+    from seqattn_fairseq.ops.kernels.convolution import convolve
+
+    return convolve(x_BTHR, taps.expand(*x_BTHR.shape[:3], -1), left)
+
+
+_FORMS = {"reference": _convolve_reference, "torch": _torch_form, "triton": _triton_form}
 
 
 def _convolve(operation: str, x_BTC: Tensor, taps: Tensor, left: int) -> Tensor:
-    form = select(operation, _FORMS)
+    form = backend.select(operation, _FORMS)
     x_BTHR = x_BTC.unflatten(2, (taps.size(-2), -1))
     with exact_sums(x_BTC):
         out: Tensor = form(x_BTHR, *_reachable(taps, left, x_BTC.size(1)))

@@ -14,8 +14,9 @@ Shapes: K copies (1, or 2 for R-Drop), N target tokens, n tokens of a chunk, C w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -23,7 +24,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from seqattn_fairseq.errors import SeqAttnError
+from seqattn_fairseq.ops import backend
 from seqattn_fairseq.ops.backend import VARIABLE, select
+from seqattn_fairseq.ops.linear import product
 from seqattn_fairseq.ops.precision import exact_sums
 
 # Logits in memory at once. A CPU's caches like few; a GPU needs many for its products to be large.
@@ -133,7 +136,7 @@ def _operand_dtype(features: Tensor, weight: Tensor) -> torch.dtype:
 def _product(a: Tensor, b: Tensor) -> Tensor:
     if a.dtype in _HALF:
         return torch.mm(a, b, out_dtype=torch.float32)
-    return a @ b
+    return product(a, b)
 
 
 def _narrowed(values: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -147,16 +150,22 @@ def _narrowed(values: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return (values * scale).to(dtype), 1 / scale
 
 
+def _unscaled(values: Tensor, by: Tensor | None) -> Tensor:
+    return values if by is None else values.mul_(by)
+
+
 class _Chunks:
     """One pass over the tokens: sums and, as far as wanted, gradients of their loss.
 
     Args:
-        features_KNC: without the positions of padding.
+        features_KNC: of all tokens that are visited.
         weight_VC: of the projection.
         bias_V: of the projection.
-        target_N: without padding.
+        target_N: of all tokens that are visited.
+        counts_N: False for those that do not count; None if all do.
         options: what is computed.
         wanted: whether features, weight and bias need a gradient.
+        by_kernel: score by a Triton kernel, unless the copies are two or the logits float64.
     """
 
     def __init__(
@@ -165,14 +174,16 @@ class _Chunks:
         weight_VC: Tensor,
         bias_V: Tensor | None,
         target_N: Tensor,
+        counts_N: Tensor | None,
         options: LossOptions,
         wanted: Sequence[bool],
+        by_kernel: bool,
     ) -> None:
         dtype = _operand_dtype(features_KNC, weight_VC)
         self.sum_dtype = torch.promote_types(dtype, torch.float32)
         self.features, self.weight = features_KNC.to(dtype), weight_VC.to(dtype)
         self.bias = None if bias_V is None else bias_V.to(self.sum_dtype)
-        self.target, self.options = target_N, options
+        self.target, self.counts, self.options = target_N, counts_N, options
         self.copies, self.tokens, _ = features_KNC.shape
         self.vocabulary = len(weight_VC)
         self.on_label, self.on_every = options.shares(self.vocabulary)
@@ -181,10 +192,12 @@ class _Chunks:
         self.loss_N, self.nll_N, self.divergence_N = self.row_C.new_zeros(3, self.tokens)
         self.correct = target_N.new_zeros(())
         self.d_features = self.row_C.new_empty(features_KNC.shape) if wanted[0] else None
-        self.d_weight = self.row_C.new_zeros(weight_VC.shape) if wanted[1] else None
+        self.d_weight: Tensor | None = None
+        self.wants_weight = wanted[1]
         self.d_bias = self.row_C.new_zeros(self.vocabulary) if wanted[2] else None
         self.wanted = any(wanted)
-        self._space: Tensor | None = None
+        single = self.copies == 1 and self.sum_dtype == torch.float32
+        self.by_kernel = by_kernel and single
 
     def run(self) -> None:
         """Visit every chunk."""
@@ -193,47 +206,77 @@ class _Chunks:
         for start in range(0, self.tokens, size):
             self._visit(slice(start, start + size))
         self._subtract_what_every_logit_has()
+        if self.counts is not None:
+            for rows in (self.loss_N, self.nll_N, self.divergence_N):
+                rows.masked_fill_(~self.counts, 0.0)
 
     def _visit(self, chunk: slice) -> None:
         x = self.features[:, chunk].flatten(0, 1)
-        labels = self.target[chunk].repeat(self.copies).unsqueeze(1)
+        labels = self.target[chunk].repeat(self.copies)
+        counts = None if self.counts is None else self.counts[chunk].repeat(self.copies)
         logits = self._logits(x)
-        label_logit = logits.gather(1, labels)
+        if self.by_kernel:
+            nll, log_total, correct, d_logits = self._visited_by_kernel(logits, labels, counts)
+        else:
+            nll, log_total, correct, d_logits = self._visited(chunk, logits, labels, counts)
+        self._score(chunk, x, nll, log_total)
+        if correct is not None:
+            self.correct += (correct if counts is None else correct & counts).sum()
+        if self.wanted:
+            self._propagate(chunk, x, d_logits)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        logits = _product(x, self.weight.t())
+        return logits if self.bias is None else logits.add_(self.bias)
+
+    def _visited_by_kernel(
+        self, logits: Tensor, labels: Tensor, counts: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """Return what :meth:`_visited` does; the gradient may be narrower than the logits."""
+        from seqattn_fairseq.ops.kernels.cross_entropy import score_rows
+
+        backend.require_kernels(logits)
+        gradient = None
+        if self.wanted:
+            narrow = self.features.dtype == torch.bfloat16  # its range is that of float32
+            gradient = torch.empty_like(logits, dtype=torch.bfloat16) if narrow else logits
+        nll, log_total, best = score_rows(logits, labels, counts, self.on_label, gradient)
+        correct = best.eq(labels) if self.options.accuracy else None
+        return nll, log_total, correct, logits if gradient is None else gradient
+
+    def _visited(
+        self, chunk: slice, logits: Tensor, labels: Tensor, counts: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """Return -log p_y, the logarithm of the sum of exponentials, hits, and the gradient.
+
+        The gradient comes in place of the logits, without the smoothing's equal shares.
+        """
+        column = labels.unsqueeze(1)
+        label_logit = logits.gather(1, column)
         lprobs = torch.log_softmax(logits, -1, out=logits)
-        self._score(chunk, x, label_logit, lprobs, labels)
+        nll = -lprobs.gather(1, column).squeeze(1)
+        correct = lprobs.argmax(1).eq(labels) if self.options.accuracy else None
         if self.copies > 1:
             halves = lprobs.view(2, -1, self.vocabulary)
             self.divergence_N[chunk] = self._diverge(halves)
         elif self.wanted:
             lprobs.exp_()
         if self.wanted:
-            label_share = lprobs.new_full((1, 1), -self.on_label).expand(labels.shape)
-            self._propagate(chunk, x, lprobs.scatter_add_(1, labels, label_share))
+            label_share = lprobs.new_full((1, 1), -self.on_label).expand(column.shape)
+            lprobs.scatter_add_(1, column, label_share)
+            if counts is not None:
+                lprobs.masked_fill_(~counts.unsqueeze(1), 0.0)
+        return nll, label_logit.squeeze(1) + nll, correct, lprobs
 
-    def _logits(self, x: Tensor) -> Tensor:
-        if x.dtype in _HALF:
-            logits = _product(x, self.weight.t())
-        else:
-            if self._space is None:  # the first chunk is the largest
-                self._space = x.new_empty(len(x), self.vocabulary)
-            logits = torch.mm(x, self.weight.t(), out=self._space[: len(x)])
-        return logits if self.bias is None else logits.add_(self.bias)
-
-    def _score(
-        self, chunk: slice, x: Tensor, label_logit: Tensor, lprobs: Tensor, labels: Tensor
-    ) -> None:
-        nll = -lprobs.gather(1, labels).squeeze(1)
+    def _score(self, chunk: slice, x: Tensor, nll: Tensor, log_total: Tensor) -> None:
         loss = self.on_label * nll
         if self.on_every:
             logits_sum = x.to(self.sum_dtype) @ self.row_C
             if self.bias is not None:
                 logits_sum = logits_sum + self.bias.sum()
-            log_total = label_logit.squeeze(1) + nll
             loss += self.on_every * (self.vocabulary * log_total - logits_sum)
         self.loss_N[chunk] = loss.view(self.copies, -1).sum(0)
         self.nll_N[chunk] = nll.view(self.copies, -1).mean(0)
-        if self.options.accuracy:
-            self.correct += lprobs.argmax(1).eq(labels.squeeze(1)).sum()
 
     def _diverge(self, lprobs_2nV: Tensor) -> Tensor:
         """Return the divergence of each token (n,).
@@ -255,25 +298,46 @@ class _Chunks:
     def _propagate(self, chunk: slice, x: Tensor, d_logits: Tensor) -> None:
         """Add what a chunk gives to the gradients, except for the smoothing's equal shares."""
         if self.d_bias is not None:
-            self.d_bias += d_logits.sum(0)
-        d, unscale = d_logits, x.new_ones((), dtype=self.sum_dtype)
-        if x.dtype in _HALF:
+            self.d_bias += d_logits.sum(0, dtype=self.sum_dtype)
+        d, unscale = d_logits, None
+        if d.dtype != x.dtype:
             d, unscale = _narrowed(d_logits, x.dtype)
         if self.d_features is not None:
-            d_x = _product(d, self.weight) * unscale
+            d_x = _unscaled(_product(d, self.weight), unscale)
             self.d_features[:, chunk] = d_x.view(self.copies, -1, x.size(1))
-        if self.d_weight is not None and x.dtype in _HALF:
-            self.d_weight += _product(d.t(), x) * unscale
-        elif self.d_weight is not None:
-            self.d_weight.addmm_(d.t(), x)
+        if self.wants_weight:
+            d_weight = _unscaled(_product(d.t(), x), unscale)
+            self.d_weight = d_weight if self.d_weight is None else self.d_weight.add_(d_weight)
 
     def _subtract_what_every_logit_has(self) -> None:
+        features = self.features
+        share_N1: float | Tensor = self.on_every
+        tokens: int | Tensor = self.tokens
+        if self.counts is not None:
+            share_N1 = self.on_every * self.counts.to(self.sum_dtype).unsqueeze(1)
+            features = features.masked_fill(~self.counts.unsqueeze(1), 0.0)
+            tokens = self.counts.sum()
         if self.d_features is not None:
-            self.d_features -= self.on_every * self.row_C
-        if self.d_weight is not None:
-            self.d_weight -= self.on_every * self.features.sum((0, 1), dtype=self.sum_dtype)
+            self.d_features -= share_N1 * self.row_C
+        if self.wants_weight:
+            if self.d_weight is None:  # no token counts
+                self.d_weight = self.row_C.new_zeros(self.weight.shape)
+            self.d_weight -= self.on_every * features.sum((0, 1), dtype=self.sum_dtype)
         if self.d_bias is not None:
-            self.d_bias -= self.on_every * self.copies * self.tokens
+            self.d_bias -= self.on_every * self.copies * tokens
+
+
+def _can_look_at(tensor: Tensor) -> bool:
+    """Return whether the host need not wait for what it decides by the values of a tensor."""
+    return tensor.device.type == "cpu"
+
+
+def _spread(values: Tensor, dim: int, kept: Tensor | None, tokens: int) -> Tensor:
+    """Return values with those of the dropped tokens, zero, between them."""
+    if kept is None:
+        return values
+    shape = [*values.shape[:dim], tokens, *values.shape[dim + 1 :]]
+    return values.new_zeros(shape).index_copy_(dim, kept, values)
 
 
 class _ProjectedCrossEntropy(torch.autograd.Function):
@@ -288,12 +352,15 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
         target: Tensor,
         options: LossOptions,
         with_gradients: bool,
+        by_kernel: bool,
     ) -> tuple[Tensor, ...]:
-        kept = target.ne(options.padding_idx).nonzero().squeeze(1)
+        counts, kept = target.ne(options.padding_idx), None
         needed = [with_gradients and needs for needs in ctx.needs_input_grad[:3]]
-        chunks = _Chunks(
-            features.index_select(1, kept), weight, bias, target[kept], options, needed
-        )
+        visited: tuple[Tensor, Tensor, Tensor | None] = features, target, counts
+        if _can_look_at(target):
+            kept = counts.nonzero().squeeze(1)
+            visited = features.index_select(1, kept), target[kept], None
+        chunks = _Chunks(visited[0], weight, bias, *visited[1:], options, needed, by_kernel)
         with exact_sums(features):
             chunks.run()
         loss, nll = chunks.loss_N, chunks.nll_N
@@ -302,9 +369,7 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
         if options.reduce:
             loss, nll = loss.sum(), nll.sum()
         else:
-            loss, nll = (
-                rows.new_zeros(len(target)).index_copy(0, kept, rows) for rows in (loss, nll)
-            )
+            loss, nll = (_spread(rows, 0, kept, len(target)) for rows in (loss, nll))
         ctx.save_for_backward(kept, chunks.d_features, chunks.d_weight, chunks.d_bias)
         ctx.tokens, ctx.dtypes = len(target), (features.dtype, weight.dtype)
         rest = (nll, chunks.divergence_N.sum(), chunks.correct)
@@ -322,18 +387,21 @@ class _ProjectedCrossEntropy(torch.autograd.Function):
         dtype, weight_dtype = ctx.dtypes
         # multiplied before they are narrowed: the loss scale is what keeps float16 from underflow
         if d_features is not None:
-            copies, _, width = d_features.shape
-            rows = (d_features * d_loss).to(dtype)
-            d_features = rows.new_zeros(copies, ctx.tokens, width).index_copy_(1, kept, rows)
+            d_features = _spread((d_features * d_loss).to(dtype), 1, kept, ctx.tokens)
         if d_weight is not None:
             d_weight = (d_weight * d_loss).to(weight_dtype)
         if d_bias is not None:
             d_bias = (d_bias * d_loss).to(weight_dtype)
-        return d_features, d_weight, d_bias, None, None, None
+        return d_features, d_weight, d_bias, None, None, None, None
 
 
 def _chunked(
-    features: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, options: LossOptions
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    options: LossOptions,
+    by_kernel: bool = False,
 ) -> LossSums:
     leaves = (features, weight) if bias is None else (features, weight, bias)
     with_gradients = torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves)
@@ -341,13 +409,17 @@ def _chunked(
         # every token may come back with a gradient of its own, which one sum cannot serve
         return projected_cross_entropy_reference(features, weight, bias, target, options)
     loss, nll, divergence, correct = _ProjectedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        features, weight, bias, target, options, with_gradients
+        features, weight, bias, target, options, with_gradients, by_kernel
     )
     total = target.ne(options.padding_idx).sum() * len(features)
     return LossSums(loss, nll, divergence, correct, total)
 
 
-_FORMS = {"reference": projected_cross_entropy_reference, "torch": _chunked}
+_FORMS: dict[str, Callable[..., LossSums]] = {
+    "reference": projected_cross_entropy_reference,
+    "torch": _chunked,
+    "triton": partial(_chunked, by_kernel=True),
+}
 
 
 def projected_cross_entropy(

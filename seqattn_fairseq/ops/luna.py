@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from seqattn_fairseq.ops import backend
 from seqattn_fairseq.ops.backend import select
+from seqattn_fairseq.ops.dropout import dropout as dropped
 from seqattn_fairseq.ops.precision import exact_sums
 
 # Up to this length the T x T form is the faster; above, time and memory are linear in T. Chunks of
@@ -173,13 +175,76 @@ def causal_mean(
             official code.
     """
     if exact or z_BHTe.dtype not in (torch.float16, torch.bfloat16):
-        form = select("causal Luna attention", _FORMS)
+        form = select("causal Luna mean", _FORMS)
         x, y, z = _wide(x_BHTd, y_BHTd, z_BHTe)
         with exact_sums(x):
             out: Tensor = form(x, y, z, start_BHde)
     else:
         out = _rounded_form(x_BHTd.to(z_BHTe.dtype), y_BHTd, z_BHTe, start_BHde)
     return out / count.to(out.dtype)
+
+
+def _two_means(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pack: Tensor,
+    count: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    exact: bool,
+) -> Tensor:
+    weights = softmax_over_p(causal_mean(q, k, pack, count, exact=exact), mask)
+    return causal_mean(dropped(weights, dropout), pack, v, count, exact=exact)
+
+
+def _kernel_form(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pack: Tensor,
+    count: Tensor,
+    mask: Tensor | None,
+    dropout: float,
+    exact: bool,
+) -> Tensor:
+    from seqattn_fairseq.ops.kernels import luna
+
+    backend.require_kernels(q)
+    if luna.supports(q, k, v, pack) and (exact or v.dtype == pack.dtype == torch.float32):
+        return luna.causal_attention(q, k, v, pack, count, mask, dropout)
+    return _two_means(q, k, v, pack, count, mask, dropout, exact)
+
+
+# the reference is in the means
+_ATTENTION_FORMS = {"reference": _two_means, "torch": _two_means, "triton": _kernel_form}
+
+
+def causal_attention(
+    q_BHTd: Tensor,
+    k_BHTd: Tensor,
+    v_BHTd: Tensor,
+    pack_BHTL: Tensor,
+    count: Tensor,
+    padding_mask_BL: Tensor | None = None,
+    dropout: float = 0.0,
+    exact: bool = True,
+) -> Tensor:
+    """Return (B, H, T, d): each position reads P, into which the positions up to it are packed.
+
+    Args:
+        q_BHTd: queries, scaled.
+        k_BHTd: keys.
+        v_BHTd: values.
+        pack_BHTL: what each position gives to the rows of P, positive; zero at padding.
+        count: divisor of each position, as ``counted`` gives it.
+        padding_mask_BL: True at rows of P that the sentence does not use.
+        dropout: probability of dropping a weight over P.
+        exact: see :func:`causal_mean`.
+    """
+    form = select("causal Luna attention", _ATTENTION_FORMS)
+    out: Tensor = form(q_BHTd, k_BHTd, v_BHTd, pack_BHTL, count, padding_mask_BL, dropout, exact)
+    return out
 
 
 def _wide(*tensors: Tensor) -> tuple[Tensor, ...]:

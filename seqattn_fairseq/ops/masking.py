@@ -35,3 +35,14 @@ def hidden_pairs(
         return hidden
     padding = padding_mask_BS.view(padding_mask_BS.size(0), *[1] * (k.dim() - 2), keys)
     return padding if hidden is None else hidden | padding
+
+
+def visible_counts(q: Tensor, k: Tensor, padding_mask_BS: Tensor | None, causal: bool) -> Tensor:
+    """Return how many keys each query sees, broadcastable to (B, ..., T, 1).
+
+    The arguments are those of :func:`hidden_pairs`.
+    """
+    hidden = hidden_pairs(q, k, padding_mask_BS, causal)
+    if hidden is None:
+        return torch.full((1, 1), k.size(-2), device=k.device)
+    return hidden.logical_not().sum(dim=-1, keepdim=True)

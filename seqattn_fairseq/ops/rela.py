@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seqattn_fairseq.ops.backend import select
+from seqattn_fairseq.ops import backend
 from seqattn_fairseq.ops.masking import hidden_pairs
 from seqattn_fairseq.ops.mega import relu2
 from seqattn_fairseq.ops.precision import exact_sums
@@ -104,7 +104,24 @@ def rela_attention_reference(
     return torch.stack(rows, dim=2)
 
 
-_FORMS = {"reference": rela_attention_reference, "torch": _torch_form}
+def _kernels(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    dropout: float,
+    activation: str,
+) -> Tensor:
+    from seqattn_fairseq.ops.kernels import attention
+
+    backend.require_kernels(q)
+    if activation not in attention.FAMILIES or not attention.fits(q, k, v):
+        return _torch_form(q, k, v, mask, causal, dropout, activation)
+    return attention.attention(activation, q, k, v, mask, causal, dropout)
+
+
+_FORMS = {"reference": rela_attention_reference, "torch": _torch_form, "triton": _kernels}
 
 
 def rela_attention(
@@ -127,9 +144,29 @@ def rela_attention(
         dropout: probability of dropping a weight.
         activation: a name in ``ACTIVATIONS``.
     """
-    form = select("ReLA", _FORMS)
+    form = backend.select("ReLA", _FORMS)
     out: Tensor = form(q_BHTd, k_BHSd, v_BHSd, padding_mask_BS, causal, dropout, activation)
     return out
+
+
+def _rms_norm(h_BTC: Tensor, scale_C: Tensor, gate_C: Tensor | None, eps: float) -> Tensor:
+    h = h_BTC.to(torch.promote_types(h_BTC.dtype, torch.float32))
+    out = scale_C.to(h.dtype) * h * (h.square().mean(dim=-1, keepdim=True) + eps).rsqrt()
+    if gate_C is not None:
+        out = torch.sigmoid(gate_C.to(h.dtype) * h) * out
+    return out
+
+
+def _rms_norm_kernel(h: Tensor, scale: Tensor, gate: Tensor | None, eps: float) -> Tensor:
+    from seqattn_fairseq.ops.kernels import rms_norm as kernel
+
+    backend.require_kernels(h)
+    if h.dtype == torch.float64 or not 0 < h.size(-1) <= kernel.WIDEST:
+        return _rms_norm(h, scale, gate, eps)
+    return kernel.rms_norm_rows(h, scale, gate, eps)
+
+
+_NORMS = {"reference": _rms_norm, "torch": _rms_norm, "triton": _rms_norm_kernel}
 
 
 def rms_norm(h_BTC: Tensor, scale_C: Tensor, gate_C: Tensor | None, eps: float) -> Tensor:
@@ -139,8 +176,5 @@ def rms_norm(h_BTC: Tensor, scale_C: Tensor, gate_C: Tensor | None, eps: float) 
     un-normalised h. Everything is computed in at least float32: in float16 the squares overflow
     and an eps of 1e-8 vanishes.
     """
-    h = h_BTC.to(torch.promote_types(h_BTC.dtype, torch.float32))
-    out = scale_C.to(h.dtype) * h * (h.square().mean(dim=-1, keepdim=True) + eps).rsqrt()
-    if gate_C is not None:
-        out = torch.sigmoid(gate_C.to(h.dtype) * h) * out
+    out: Tensor = backend.select("RMS norm", _NORMS)(h_BTC, scale_C, gate_C, eps)
     return out

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from seqattn_fairseq.ops.backend import select
+from seqattn_fairseq.ops import backend
 from seqattn_fairseq.ops.masking import hidden_pairs
 
 # Up to this many keys the explicit form beats torch's fused kernel on a CPU.
@@ -76,7 +76,18 @@ def softmax_attention_reference(
     return torch.stack(rows, dim=2)
 
 
-_FORMS = {"reference": softmax_attention_reference, "torch": _fused}
+def _kernels(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, dropout: float
+) -> Tensor:
+    from seqattn_fairseq.ops.kernels import attention
+
+    backend.require_kernels(q)
+    if not attention.fits(q, k, v):
+        return _fused(q, k, v, mask, causal, dropout)
+    return attention.attention("softmax", q, k, v, mask, causal, dropout)
+
+
+_FORMS = {"reference": softmax_attention_reference, "torch": _fused, "triton": _kernels}
 
 
 def softmax_attention(
@@ -97,6 +108,6 @@ def softmax_attention(
         causal: query t sees the keys up to S - T + t only.
         dropout: probability of dropping an attention weight.
     """
-    form = select("softmax attention", _FORMS)
+    form = backend.select("softmax attention", _FORMS)
     out: Tensor = form(q_BHTd, k_BHSd, v_BHSd, padding_mask_BS, causal, dropout)
     return out

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from seqattn_fairseq.ops.backend import select
+from seqattn_fairseq.ops import backend
 from seqattn_fairseq.ops.masking import hidden_pairs
 from seqattn_fairseq.ops.thresholds import simplex_gradient, simplex_map, stepwise, topk_map
 
@@ -222,8 +222,72 @@ def masked_scores(
 
 def sparse_weights(method: str, scores_BHTS: Tensor, *arguments: Tensor) -> Tensor:
     """Return the weights that ``method`` (a key of ``FORMS``) makes of masked scores."""
-    weights: Tensor = select(method, FORMS[method])(scores_BHTS, *arguments)
+    weights: Tensor = backend.select(method, FORMS[method])(scores_BHTS, *arguments)
     return weights
+
+
+def _composed(kind: str) -> Callable[..., Tensor]:
+    """Return the attention of scores, weights and product, one after the other."""
+
+    def form(
+        method: str,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        causal: bool,
+        dropout: float,
+        *arguments: Tensor,
+    ) -> Tensor:
+        weights = FORMS[method][kind](masked_scores(q, k, mask, causal), *arguments)
+        return attend(weights, v, dropout)
+
+    return form
+
+
+def _kernels(
+    method: str, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *more: Any
+) -> Tensor:
+    from seqattn_fairseq.ops.kernels import attention
+
+    backend.require_kernels(q)
+    if not attention.fits(q, k, v):
+        return _composed("torch")(method, q, k, v, mask, *more)
+    return attention.attention(method, q, k, v, mask, *more)
+
+
+_ATTENTIONS = {
+    "reference": _composed("reference"),
+    "torch": _composed("torch"),
+    "triton": _kernels,
+}
+
+
+def sparse_attention(
+    method: str,
+    q_BHTd: Tensor,
+    k_BHSd: Tensor,
+    v_BHSd: Tensor,
+    padding_mask_BS: Tensor | None = None,
+    causal: bool = False,
+    dropout: float = 0.0,
+    *arguments: Tensor,
+) -> Tensor:
+    """Return the (B, H, T, d) attention output, in the values' dtype.
+
+    Args:
+        method: a key of ``FORMS``.
+        q_BHTd: queries, already multiplied by d^-0.5.
+        k_BHSd: keys.
+        v_BHSd: values.
+        padding_mask_BS: True at keys nobody may see; None if there are none.
+        causal: query t sees the keys up to S - T + t only.
+        dropout: probability of dropping a weight.
+        arguments: what the row map takes besides the scores: k of top-k.
+    """
+    form = backend.select(f"{method} attention", _ATTENTIONS)
+    out: Tensor = form(method, q_BHTd, k_BHSd, v_BHSd, padding_mask_BS, causal, dropout, *arguments)
+    return out
 
 
 def attend(weights_BHTS: Tensor, v_BHSd: Tensor, dropout: float) -> Tensor:

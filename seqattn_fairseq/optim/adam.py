@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -70,11 +70,11 @@ class Adam(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for (step, *_), params in self._alike(group["params"]).items():
+            for (step, *_), params in self._together(group["params"]).items():
                 self._update(params, step, group)
         return loss
 
-    def _alike(self, params: list[Tensor]) -> dict[tuple[Any, ...], list[Tensor]]:
+    def _together(self, params: list[Tensor]) -> dict[tuple[Any, ...], list[Tensor]]:
         """Count a step of every parameter with a gradient; return those that can go together."""
         found = defaultdict(list)
         for p in params:
@@ -94,17 +94,18 @@ class Adam(Optimizer):
         if params[0].dtype not in _HALF:
             self._fused(params, params, step, group)
             return
-        for p in params:  # one by one: a float32 copy of all of them is what users avoid here
-            wide = p.float()
-            self._fused([p], [wide], step, group)
-            p.copy_(wide)
+        for some in _portions(params):
+            wide = [torch.empty_like(p, dtype=torch.float32) for p in some]
+            torch._foreach_copy_(wide, some)
+            self._fused(some, wide, step, group)
+            torch._foreach_copy_(some, wide)
 
     def _fused(
         self, params: list[Tensor], values: list[Tensor], step: int, group: dict[str, Any]
     ) -> None:
         """Take a step of ``values``, which are the parameters or copies of them in float32."""
         (beta1, beta2), decay = group["betas"], group["lr"] * group["weight_decay"]
-        gradients = [_like(p.grad, value) for p, value in zip(params, values, strict=True)]
+        gradients = _alike([p.grad for p in params], values)
         means, squares = (self._moments(name, params, values) for name in _MOMENTS)
         # on the device, where the kernel reads it
         steps = [torch.full((), float(step), device=values[0].device)] * len(values)
@@ -129,19 +130,42 @@ class Adam(Optimizer):
     def _moments(self, name: str, params: list[Tensor], values: list[Tensor]) -> list[Tensor]:
         # Loading makes the moments of a half-precision parameter half, too, and fairseq puts those
         # of the checkpoint in place as they are: on the CPU.
-        for p, value in zip(params, values, strict=True):
-            self.state[p][name] = _like(self.state[p][name], value)
-        return [self.state[p][name] for p in params]
+        moments = _alike([self.state[p][name] for p in params], values)
+        for p, moment in zip(params, moments, strict=True):
+            self.state[p][name] = moment
+        return moments
 
 
-def _like(x: Tensor | None, value: Tensor) -> Tensor:
-    """Return x with type, device and strides of ``value``; the kernel looks at none of them."""
-    assert x is not None
-    if x.is_sparse:
-        raise SeqAttnError("seqattn_adam has no rule for sparse gradients")
-    if x.dtype == value.dtype and x.device == value.device and x.stride() == value.stride():
-        return x
-    return torch.empty_like(value).copy_(x)
+def _portions(params: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield parameters in portions no larger than the largest of them.
+
+    A float32 copy of all of them at once is what users of half-precision parameters avoid.
+    """
+    most, size = max(p.numel() for p in params), 0
+    portion: list[Tensor] = []
+    for p in params:
+        if size + p.numel() > most:
+            yield portion
+            portion, size = [], 0
+        portion.append(p)
+        size += p.numel()
+    yield portion
+
+
+def _alike(tensors: Sequence[Tensor | None], values: list[Tensor]) -> list[Tensor]:
+    """Return tensors with type, device and strides of the values; the kernel looks at none."""
+    found, copies = [], []
+    for x, value in zip(tensors, values, strict=True):
+        assert x is not None
+        if x.is_sparse:
+            raise SeqAttnError("seqattn_adam has no rule for sparse gradients")
+        same = x.dtype == value.dtype and x.device == value.device and x.stride() == value.stride()
+        found.append(x if same else torch.empty_like(value))
+        if not same:
+            copies.append((found[-1], x))
+    if copies:
+        torch._foreach_copy_([new for new, _ in copies], [x for _, x in copies])
+    return found
 
 
 def _check(lr: float, betas: tuple[float, float], eps: float, weight_decay: float) -> None:
@@ -175,6 +199,21 @@ class SeqAttnAdam(FairseqAdam):
                 flag = option.replace("_", "-")
                 raise SeqAttnError(f"seqattn_adam has no --{flag}; use it with --optimizer adam")
         self._optimizer = Adam(params, **self.optimizer_config)
+
+    def clip_grad_norm(self, max_norm: float, aggregate_norm_fn: Any = None) -> Tensor:
+        """Clip the norm of all gradients and return it: fairseq's numbers, in few operations."""
+        gradients = [p.grad for p in self.params if p.grad is not None]
+        # fairseq leaves the norm of experts' gradients out
+        if len(gradients) < 2 or any(hasattr(p, "expert") for p in self.params):
+            found: Tensor = super().clip_grad_norm(max_norm, aggregate_norm_fn)
+            return found
+        norms = torch._foreach_norm(gradients, 2, dtype=torch.float32)
+        norm: Tensor = torch.stack(list(norms)).norm()
+        if aggregate_norm_fn is not None:
+            norm = aggregate_norm_fn(norm)
+        if max_norm > 0:
+            torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp_(max=1))
+        return norm
 
 
 # A checkpoint holds this name, and fairseq resumes only what has the name of its own optimiser;

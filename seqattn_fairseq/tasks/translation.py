@@ -36,6 +36,8 @@ from seqattn_fairseq.tasks.dictionaries import (
     verify_direction,
     verify_task_state,
 )
+from seqattn_fairseq.tasks.graphs import MOST_GRAPHS, CudaRecorder, GraphedSteps, check_model
+from seqattn_fairseq.tasks.shape_buckets import NO_PADDING, ShapeBuckets, log_padding
 from seqattn_fairseq.tasks.word_alignments import add_word_alignments
 from seqattn_fairseq.transformer.config import option
 
@@ -93,7 +95,7 @@ _SubwordKind: Any = ChoiceEnum(list(SUBWORD_KINDS))
 
 @dataclass
 class SeqAttnTranslationConfig(TranslationConfig):
-    """The options of fairseq's ``translation`` task, and word alignments of the training pairs."""
+    """The options of fairseq's ``translation`` task, and our own for training."""
 
     word_alignments: Optional[str] = option(  # noqa: UP045 fairseq's parser needs Optional
         None,
@@ -104,6 +106,16 @@ class SeqAttnTranslationConfig(TranslationConfig):
     word_alignments_subwords: Optional[_SubwordKind] = option(  # noqa: UP045
         None,
         "how the words are cut into subwords (default: what the data folder's corpus.json says)",
+    )
+    shape_buckets: int = option(
+        0,
+        "most shapes (source length x target length) of training batches, apart from the last "
+        "batch of each shape; 0: batches as fairseq makes them, each of its own shape",
+    )
+    cuda_graphs: bool = option(
+        False,
+        "record the training step of a batch shape as a CUDA graph and replay it; of use with "
+        "--shape-buckets, where shapes recur",
     )
 
 
@@ -122,6 +134,8 @@ class SeqAttnTranslationTask(TranslationTask):
     """
 
     _models: tuple[torch.nn.Module, ...] = ()
+    _buckets: Optional[ShapeBuckets] = None  # noqa: UP045
+    _steps: Optional[GraphedSteps] = None  # noqa: UP045
     _lines_before = 0  # lines of fairseq-interactive before the current buffer
     _lines_read = 0
 
@@ -233,6 +247,8 @@ class SeqAttnTranslationTask(TranslationTask):
         if self._is_translating():
             self._warn_of_long_sources(dataset, source_limit(max_positions))
             dataset, max_positions = TranslatableDataset(dataset, max_tokens), None
+        elif dataset is self.datasets.get(self.cfg.train_subset):
+            dataset = self._in_shape_buckets(dataset)
         try:
             return super().get_batch_iterator(
                 dataset, max_tokens, max_sentences, max_positions, **kwargs
@@ -246,6 +262,21 @@ class SeqAttnTranslationTask(TranslationTask):
                 f"{sizes.max():,} tokens, more than a batch may hold ({max_tokens:,}); raise "
                 "--max-tokens or --max-tokens-valid"
             ) from error
+
+    def _in_shape_buckets(self, dataset: FairseqDataset) -> FairseqDataset:
+        most = getattr(self.cfg, "shape_buckets", 0)  # a stock task lacks the option
+        if most < 0:
+            raise SeqAttnError(f"--shape-buckets {most}: must be at least 0")
+        if most == 0:
+            return dataset
+        if self.cfg.num_batch_buckets:
+            raise SeqAttnError(
+                "--shape-buckets and --num-batch-buckets both group sentences by their lengths; "
+                "pass one of them"
+            )
+        if self._buckets is None or self._buckets.dataset is not dataset:
+            self._buckets = ShapeBuckets(dataset, most, self.cfg.required_seq_len_multiple)
+        return self._buckets
 
     def _warn_of_long_sources(self, dataset: FairseqDataset, limit: float) -> None:
         sizes = dataset.src_sizes
@@ -283,6 +314,62 @@ class SeqAttnTranslationTask(TranslationTask):
         return super().filter_indices_by_size(
             indices, dataset, max_positions, ignore_invalid_inputs
         )
+
+    # ---- training ------------------------------------------------------------------------------
+
+    def begin_epoch(self, epoch: int, model: torch.nn.Module) -> None:
+        """Refuse ``--cuda-graphs`` before anything is trained where the model does not allow it.
+
+        Raises:
+            SeqAttnError: the steps of the model cannot be recorded.
+        """
+        super().begin_epoch(epoch, model)
+        if getattr(self.cfg, "cuda_graphs", False):
+            check_model(model)
+
+    def train_step(
+        self,
+        sample: dict[str, Any],
+        model: torch.nn.Module,
+        criterion: torch.nn.Module,
+        optimizer: Any,
+        update_num: int,
+        ignore_grad: bool = False,
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        """Do forward and backward pass of a batch; return loss, sample size, logging output.
+
+        Raises:
+            SeqAttnError: ``--cuda-graphs`` with what cannot be recorded.
+        """
+
+        def eager() -> tuple[Any, Any, dict[str, Any]]:
+            outputs: tuple[Any, Any, dict[str, Any]] = super_train_step(
+                sample, model, criterion, optimizer, update_num, ignore_grad
+            )
+            return outputs
+
+        super_train_step = super().train_step
+        if getattr(self.cfg, "cuda_graphs", False):
+            steps = self._graphed_steps(model, criterion, optimizer)
+            loss, sample_size, output = steps.train_step(eager, sample, ignore_grad)
+        else:
+            loss, sample_size, output = eager()
+        if self._buckets is not None:  # a batch that stands for none may be one of validation
+            output = {**output, **sample.get("padding", NO_PADDING)}
+        return loss, sample_size, output
+
+    def _graphed_steps(
+        self, model: torch.nn.Module, criterion: torch.nn.Module, optimizer: Any
+    ) -> GraphedSteps:
+        if self._steps is None or not self._steps.serves(model, optimizer):
+            most = max(MOST_GRAPHS, 2 * self.cfg.shape_buckets)
+            self._steps = GraphedSteps(CudaRecorder(), model, criterion, optimizer, most)
+        return self._steps
+
+    def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
+        """Log the criterion's metrics and the share of padding on either side."""
+        super().reduce_metrics(logging_outputs, criterion)
+        log_padding(logging_outputs)
 
     # ---- translation ---------------------------------------------------------------------------
 

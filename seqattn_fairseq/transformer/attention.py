@@ -10,10 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 
 from torch import Tensor, nn
 
 from seqattn_fairseq.transformer.cache import KeyValueCache, Memory, MemoryCache
+from seqattn_fairseq.transformer.linear import Linear, together
+from seqattn_fairseq.transformer.padding import all_on_real_rows, on_real_rows
 
 
 class Site(str, Enum):
@@ -105,10 +108,10 @@ class MultiheadAttention(nn.Module):
         self.scaling = (embed_dim // num_heads) ** -0.5
         self.dropout = dropout
         self.retain_dropout = False
-        self.k_proj = nn.Linear(memory_dim, embed_dim)
-        self.v_proj = nn.Linear(memory_dim, embed_dim)
-        self.q_proj = nn.Linear(embed_dim, embed_dim)
-        self.out_proj = nn.Linear(embed_dim, embed_dim)
+        self.k_proj = Linear(memory_dim, embed_dim)
+        self.v_proj = Linear(memory_dim, embed_dim)
+        self.q_proj = Linear(embed_dim, embed_dim)
+        self.out_proj = Linear(embed_dim, embed_dim)
         self.reset_parameters(1 / math.sqrt(2) if memory_dim == embed_dim else 1.0)
 
     def reset_parameters(self, gain: float) -> None:
@@ -139,6 +142,7 @@ class MultiheadAttention(nn.Module):
         context_BSC: Tensor,
         padding_mask_BS: Tensor | None,
         log: AttentionLog | None = None,
+        query_mask_BT: Tensor | None = None,
     ) -> Tensor:
         """Return (B, T, C) for whole sequences.
 
@@ -147,21 +151,30 @@ class MultiheadAttention(nn.Module):
             context_BSC: where keys and values come from: ``x_BTC`` itself, or the memory.
             padding_mask_BS: True at padding of the context; None if there is none.
             log: receives the weights under the name of the site.
+            query_mask_BT: True at queries whose outputs nobody reads (if they come from elsewhere
+                than keys and values); None for none.
         """
-        k, v = self._heads(self.k_proj(context_BSC)), self._heads(self.v_proj(context_BSC))
-        return self._attended(x_BTC, k, v, padding_mask_BS, log)
+        if x_BTC is context_BSC:
+            query_mask_BT = padding_mask_BS
+            q, k, v = self._projected(x_BTC, padding_mask_BS, "qkv")
+        else:
+            (q,) = self._projected(x_BTC, query_mask_BT, "q")
+            k, v = self._projected(context_BSC, padding_mask_BS, "kv")
+        attended = self._attended(q, k, v, padding_mask_BS, log)
+        return on_real_rows(self, self.out_proj, attended, query_mask_BT)
 
     def memory_cache(self, memory: Memory) -> MemoryCache:
         """Project the memory once, for all steps (cross-attention)."""
-        k, v = self._heads(self.k_proj(memory.x_BSC)), self._heads(self.v_proj(memory.x_BSC))
+        k, v = self._projected(memory.x_BSC, None, "kv")
         return MemoryCache(k, v, memory.padding_mask_BS)
 
     def step_self(
         self, x_RnC: Tensor, cache: KeyValueCache, log: AttentionLog | None = None
     ) -> Tensor:
         """Return (R, n, C) for the next n positions, appending them to the cache."""
-        k, v = cache.append(self._heads(self.k_proj(x_RnC)), self._heads(self.v_proj(x_RnC)))
-        return self._attended(x_RnC, k, v, None, log)
+        q, k, v = self._projected(x_RnC, None, "qkv")
+        out: Tensor = self.out_proj(self._attended(q, *cache.append(k, v), None, log))
+        return out
 
     def step_cross(
         self, x_RnC: Tensor, cache: MemoryCache, log: AttentionLog | None = None
@@ -170,18 +183,27 @@ class MultiheadAttention(nn.Module):
         # Positions do not see each other here: the beams of a sentence are just more queries.
         x = x_RnC.reshape(cache.key_BHSd.size(0), -1, x_RnC.size(-1))
         log = log and log.through(lambda weights: by_hypothesis(weights, x_RnC.size(1)))
-        y = self._attended(x, cache.key_BHSd, cache.value_BHSd, cache.padding_mask_BS, log)
-        return y.view_as(x_RnC)
+        (q,) = self._projected(x, None, "q")
+        y = self._attended(q, cache.key_BHSd, cache.value_BHSd, cache.padding_mask_BS, log)
+        out: Tensor = self.out_proj(y)
+        return out.view_as(x_RnC)
+
+    def _projected(self, x_BTC: Tensor, mask_BT: Tensor | None, names: str) -> list[Tensor]:
+        """Return heads (B, H, T, d) of x by the named projections, of "q" (scaled), "k", "v"."""
+        maps = [getattr(self, f"{name}_proj") for name in names]
+        parts = all_on_real_rows(self, partial(together, maps), x_BTC, mask_BT)
+        if names[0] == "q":
+            parts[0] = parts[0] * self.scaling
+        return [self._heads(part) for part in parts]
 
     def _attended(
-        self, x: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, log: AttentionLog | None
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, log: AttentionLog | None
     ) -> Tensor:
-        q = self._heads(self.q_proj(x) * self.scaling)
+        """Return the joined heads (B, T, C)."""
         if log is not None:
             log.add(self.site, self.weights(q, k, mask))
         dropout = self.dropout if self.training or self.retain_dropout else 0.0
-        out: Tensor = self.out_proj(self.attend(q, k, v, mask, dropout))
-        return out
+        return self.attend(q, k, v, mask, dropout)
 
     def _heads(self, x_BTC: Tensor) -> Tensor:
         batch, length, width = x_BTC.shape

@@ -18,7 +18,9 @@ from seqattn_fairseq.transformer.config import EncoderDecoderConfig, stack_confi
 from seqattn_fairseq.transformer.embedding import EmbedsTokens
 from seqattn_fairseq.transformer.encoder import EncoderOut, layer_list, memory_of
 from seqattn_fairseq.transformer.layers import DecoderBlock
+from seqattn_fairseq.transformer.linear import Linear
 from seqattn_fairseq.transformer.norms import make_norm
+from seqattn_fairseq.transformer.padding import mask_if_any
 
 # fairseq hands every decoder one dictionary per search; our state lives there under this key
 _STATE = "seqattn_decoding_state"
@@ -46,7 +48,7 @@ class Decoder(EmbedsTokens, FairseqIncrementalDecoder):
             if stack.normalize_before and not cfg.no_decoder_final_norm
             else None
         )
-        self.output_projection = nn.Linear(stack.embed_dim, len(dictionary), bias=False)
+        self.output_projection = Linear(stack.embed_dim, len(dictionary), bias=False)
         if ties_output(cfg):
             self.output_projection.weight = tokens.weight
         else:
@@ -70,8 +72,7 @@ class Decoder(EmbedsTokens, FairseqIncrementalDecoder):
     def _padding_mask(self, tokens_BT: Tensor) -> Tensor | None:
         if self.target_padding_visible:
             return None
-        padding = tokens_BT.eq(self.padding_idx)
-        return padding if bool(padding.any()) else None
+        return mask_if_any(tokens_BT.eq(self.padding_idx))
 
     def _normalized(self, x: Tensor) -> Tensor:
         return x if self.layer_norm is None else self.layer_norm(x)

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.transformer.config import EncoderDecoderConfig
-from seqattn_fairseq.transformer.dropout import active_rate
+from seqattn_fairseq.transformer.dropout import Dropout, active_rate
 from seqattn_fairseq.transformer.norms import make_norm
 
 
@@ -157,7 +157,7 @@ class EmbedsTokens:
         self.embed_bias: nn.Parameter | None = None
         name = type(self).__name__
         self.word_dropout_module = TokenDropout(cfg.word_dropout, module_name=name)
-        self.dropout_module = FairseqDropout(cfg.dropout, module_name=name)
+        self.dropout_module = Dropout(cfg.dropout, module_name=name)
 
     def embed(self, tokens_BT: Tensor, offset: int = 0) -> Tensor:
         """Return (B, T, C) for (B, T) tokens of which ``offset`` precede in each sequence."""

@@ -19,6 +19,7 @@ from seqattn_fairseq.transformer.cache import Memory
 from seqattn_fairseq.transformer.config import EncoderDecoderConfig, stack_config
 from seqattn_fairseq.transformer.embedding import EmbedsTokens
 from seqattn_fairseq.transformer.norms import make_norm
+from seqattn_fairseq.transformer.padding import mask_if_any
 
 # fairseq's border: a dictionary of lists, sequences first
 EncoderOut = dict[str, list[Tensor]]
@@ -77,8 +78,7 @@ class Encoder(EmbedsTokens, FairseqEncoder):
             log: receives the self-attention weights.
             states: receives the embeddings and every layer's output, (B, S, C) each.
         """
-        padding = src_tokens_BS.eq(self.padding_idx)
-        mask = padding if bool(padding.any()) else None
+        mask = mask_if_any(src_tokens_BS.eq(self.padding_idx))
         x = self.embed(src_tokens_BS)
         if mask is not None and not self.padding_visible:
             x = x.masked_fill(mask.unsqueeze(-1), 0.0)

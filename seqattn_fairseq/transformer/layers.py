@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from fairseq import utils
-from fairseq.modules import FairseqDropout
 from torch import Tensor, nn
 
 from seqattn_fairseq.transformer.attention import AttentionLog, MultiheadAttention
@@ -26,7 +25,11 @@ from seqattn_fairseq.transformer.config import (
     check_positive,
     stack_config,
 )
+from seqattn_fairseq.transformer.dropout import Dropout
+from seqattn_fairseq.transformer.linear import Linear
 from seqattn_fairseq.transformer.norms import make_norm
+from seqattn_fairseq.transformer.padding import on_real_rows
+from seqattn_fairseq.transformer.residual import added
 
 
 @dataclass(frozen=True)
@@ -87,22 +90,26 @@ class ResidualLayer(nn.Module):
         self.embed_dim = stack.embed_dim
         self.normalize_before = stack.normalize_before
         name = type(self).__name__
-        self.dropout_module = FairseqDropout(cfg.dropout, module_name=name)
-        self.activation_dropout_module = FairseqDropout(cfg.activation_dropout, module_name=name)
+        self.dropout_module = Dropout(cfg.dropout, module_name=name)
+        self.activation_dropout_module = Dropout(cfg.activation_dropout, module_name=name)
         self.activation_fn: Callable[[Tensor], Tensor] = utils.get_activation_fn(cfg.activation_fn)
-        self.fc1 = nn.Linear(stack.embed_dim, stack.ffn_embed_dim)
-        self.fc2 = nn.Linear(stack.ffn_embed_dim, stack.embed_dim)
+        self.fc1 = Linear(stack.embed_dim, stack.ffn_embed_dim)
+        self.fc2 = Linear(stack.ffn_embed_dim, stack.embed_dim)
         self.final_layer_norm = make_norm(cfg, self.embed_dim)
 
     def residual(self, x: Tensor, norm: nn.Module, block: Callable[[Tensor], Tensor]) -> Tensor:
         """Return x + dropout(block(x)), normalised before the block or after the sum."""
         y = block(norm(x) if self.normalize_before else x)
-        x = x + self.dropout_module(y)
-        return x if self.normalize_before else norm(x)
+        return added(x, y, self.dropout_module, None if self.normalize_before else norm)
 
-    def feed_forward(self, x: Tensor) -> Tensor:
-        """Return the position-wise feed-forward sub-block, residual and norm included."""
-        return self.residual(x, self.final_layer_norm, self._fc)
+    def feed_forward(self, x: Tensor, padding_mask: Tensor | None = None) -> Tensor:
+        """Return the position-wise feed-forward sub-block, residual and norm included.
+
+        Positions that ``padding_mask`` hides may be left as they are.
+        """
+        return self.residual(
+            x, self.final_layer_norm, lambda y: on_real_rows(self, self._fc, y, padding_mask)
+        )
 
     def _fc(self, x: Tensor) -> Tensor:
         hidden = self.activation_dropout_module(self.activation_fn(self.fc1(x)))
@@ -125,7 +132,7 @@ class EncoderLayer(ResidualLayer):
             self.self_attn_layer_norm,
             lambda x: self.self_attn(x, x, memory.padding_mask_BS, log),
         )
-        return replace(memory, x_BSC=self.feed_forward(x_BSC))
+        return replace(memory, x_BSC=self.feed_forward(x_BSC, memory.padding_mask_BS))
 
 
 # keys and values of the target and of the memory
@@ -163,9 +170,11 @@ class DecoderLayer(ResidualLayer):
         x_BTC = self.residual(
             x_BTC,
             self.encoder_attn_layer_norm,
-            lambda x: self.encoder_attn(x, memory.x_BSC, memory.padding_mask_BS, log),
+            lambda x: self.encoder_attn(
+                x, memory.x_BSC, memory.padding_mask_BS, log, padding_mask_BT
+            ),
         )
-        return self.feed_forward(x_BTC), memory
+        return self.feed_forward(x_BTC, padding_mask_BT), memory
 
     def new_cache(self, memory: Memory) -> tuple[AttentionLayerCache, Memory]:
         """See :class:`DecoderBlock`."""

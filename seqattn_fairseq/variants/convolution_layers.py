@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from fairseq.modules import FairseqDropout
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,9 +25,11 @@ from seqattn_fairseq.ops.convolution import (
 from seqattn_fairseq.transformer.attention import AttentionLog, Site
 from seqattn_fairseq.transformer.cache import Memory, MemoryCache, TwoSidedCache
 from seqattn_fairseq.transformer.config import EncoderDecoderConfig
-from seqattn_fairseq.transformer.dropout import active_rate
+from seqattn_fairseq.transformer.dropout import Dropout, active_rate
 from seqattn_fairseq.transformer.layers import ResidualLayer
+from seqattn_fairseq.transformer.linear import Linear
 from seqattn_fairseq.transformer.norms import make_norm
+from seqattn_fairseq.transformer.padding import on_real_rows
 from seqattn_fairseq.variants.softmax import make_softmax
 
 
@@ -89,7 +90,7 @@ class Convolution(nn.Module):
         self.kernel_size = kernel_size
         self.left = left
         self.rules = rules
-        self.dropout_module = FairseqDropout(rules.dropout, module_name=type(self).__name__)
+        self.dropout_module = Dropout(rules.dropout, module_name=type(self).__name__)
 
     def logits(self, x_BTC: Tensor) -> Tensor:
         """Return the weights before the softmax, (B, T, H, K), or (H, K) for all positions."""
@@ -222,7 +223,7 @@ class DynamicConvolution(Convolution):
     ) -> None:
         super().__init__(num_heads, kernel_size, left, rules)
         query_dim = channels if query_dim is None else query_dim
-        self.weight_linear = nn.Linear(query_dim, num_heads * kernel_size, bias)
+        self.weight_linear = Linear(query_dim, num_heads * kernel_size, bias)
         self.conv_bias = nn.Parameter(torch.zeros(channels)) if conv_bias else None
 
     def logits(self, x_BTC: Tensor) -> Tensor:
@@ -233,7 +234,7 @@ class DynamicConvolution(Convolution):
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:
-    linear = nn.Linear(inputs, outputs)
+    linear = Linear(inputs, outputs)
     _reset(linear)
     return linear
 
@@ -267,7 +268,7 @@ class ConvolutionMixer(nn.Module):
         super().__init__()
         self.site = site
         self.glu = glu
-        self.input_dropout_module = FairseqDropout(input_dropout, module_name=type(self).__name__)
+        self.input_dropout_module = Dropout(input_dropout, module_name=type(self).__name__)
         self.linear1 = _linear(embed_dim, 2 * channels if glu else channels)
         self.conv = conv
         self.linear2 = _linear(channels, embed_dim)
@@ -276,7 +277,7 @@ class ConvolutionMixer(nn.Module):
         self, x_BTC: Tensor, padding_mask_BT: Tensor | None, log: AttentionLog | None = None
     ) -> Tensor:
         """Return (B, T, C); padding is hidden from the convolution. ``log`` receives its bands."""
-        x = self._entered(x_BTC)
+        x = on_real_rows(self, self._entered, x_BTC, padding_mask_BT)
         if padding_mask_BT is not None:
             # after the linear map, whose bias would fill it again
             x = x.masked_fill(padding_mask_BT.unsqueeze(-1), 0.0)
@@ -284,8 +285,8 @@ class ConvolutionMixer(nn.Module):
         if log is not None:
             weights = self.conv.weights(x, taps, left, padding_mask_BT)
             log.add(self.site, weights, self.conv.reach(x, taps, left))
-        out: Tensor = self.linear2(self.conv.convolve(x, taps, left))
-        return out
+        convolved = self.conv.convolve(x, taps, left)
+        return on_real_rows(self, self.linear2, convolved, padding_mask_BT)
 
     def step(
         self, x_RnC: Tensor, state: ConvolutionState, log: AttentionLog | None = None
@@ -321,7 +322,7 @@ class ConvolutionEncoderLayer(ConvolutionLayer):
             self.self_conv_layer_norm,
             lambda x: self.self_conv(x, memory.padding_mask_BS, log),
         )
-        return replace(memory, x_BSC=self.feed_forward(x_BSC))
+        return replace(memory, x_BSC=self.feed_forward(x_BSC, memory.padding_mask_BS))
 
 
 # the convolution's window, and keys and values of the memory
@@ -350,9 +351,11 @@ class ConvolutionDecoderLayer(ConvolutionLayer):
         x_BTC = self.residual(
             x_BTC,
             self.encoder_attn_layer_norm,
-            lambda x: self.encoder_attn(x, memory.x_BSC, memory.padding_mask_BS, log),
+            lambda x: self.encoder_attn(
+                x, memory.x_BSC, memory.padding_mask_BS, log, padding_mask_BT
+            ),
         )
-        return self.feed_forward(x_BTC), memory
+        return self.feed_forward(x_BTC, padding_mask_BT), memory
 
     def new_cache(self, memory: Memory) -> tuple[ConvolutionLayerCache, Memory]:
         """See :class:`DecoderBlock`."""

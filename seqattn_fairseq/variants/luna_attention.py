@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from seqattn_fairseq.ops.luna import (
     ACTIVATIONS,
     accumulate,
+    causal_attention,
     causal_mean,
     causal_mean_weights,
     compose_weights,
@@ -24,18 +25,19 @@ from seqattn_fairseq.ops.luna import (
 from seqattn_fairseq.ops.softmax import softmax_attention, softmax_weights
 from seqattn_fairseq.transformer.attention import AttentionLog, Site, by_hypothesis, join_heads
 from seqattn_fairseq.transformer.dropout import active_rate
+from seqattn_fairseq.transformer.linear import Linear
 
 
 def _projections(names: str, dim: int, bias: bool) -> dict[str, nn.Linear]:
     """Return (C, C) projections: Glorot uniform with gain 1/sqrt(2), biases as torch has them."""
-    made = {name: nn.Linear(dim, dim, bias=bias) for name in names.split()}
+    made: dict[str, nn.Linear] = {name: Linear(dim, dim, bias=bias) for name in names.split()}
     for projection in made.values():
         nn.init.xavier_uniform_(projection.weight, gain=1 / math.sqrt(2))
     return made
 
 
 def _output_projection(dim: int, bias: bool) -> nn.Linear:
-    projection = nn.Linear(dim, dim, bias=bias)
+    projection = Linear(dim, dim, bias=bias)
     nn.init.xavier_uniform_(projection.weight)
     if bias:
         nn.init.zeros_(projection.bias)
@@ -292,9 +294,14 @@ class LunaCausalAttention(ProjectsHeads):
         sums: RunningSums | None,
         log: AttentionLog | None,
     ) -> Tensor:
-        key_sum, value_sum = (sums.key_RHdL, sums.value_RHLd) if sums else (None, None)
         dropped = self.dropout_module(pack)  # one mask for both means
         q, (k, v) = self.queries("q", x), self.keys_and_values(("c", "k", "v"), x)
+        if sums is None and log is None:
+            rate = active_rate(self.dropout_module)
+            return self.project_out(
+                causal_attention(q, k, v, dropped, count, padding_mask_BL, rate, self.exact_sums)
+            )
+        key_sum, value_sum = (sums.key_RHdL, sums.value_RHLd) if sums else (None, None)
         scores = causal_mean(q, k, dropped, count, key_sum, self.exact_sums)
         weights = softmax_over_p(scores, padding_mask_BL)
         if log is not None:

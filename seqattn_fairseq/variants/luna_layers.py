@@ -10,16 +10,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from fairseq.modules import FairseqDropout
 from torch import Tensor, nn
 
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.transformer.attention import AttentionLog, Site, by_hypothesis
 from seqattn_fairseq.transformer.cache import Memory, TwoSidedCache
+from seqattn_fairseq.transformer.dropout import Dropout
 from seqattn_fairseq.transformer.embedding import SinusoidalPositions
 from seqattn_fairseq.transformer.encoder import Companion
 from seqattn_fairseq.transformer.layers import LayerPlace, ResidualLayer
 from seqattn_fairseq.transformer.norms import make_norm
+from seqattn_fairseq.transformer.residual import added
 from seqattn_fairseq.variants.luna_attention import (
     LunaAttention,
     LunaCausalAttention,
@@ -113,7 +114,7 @@ class ShortSequence(Companion):
         self.proj_layer_norm = (
             make_norm(cfg, dim) if cfg.encoder_normalize_before and read else None
         )
-        self.dropout_module = FairseqDropout(cfg.dropout, module_name=type(self).__name__)
+        self.dropout_module = Dropout(cfg.dropout, module_name=type(self).__name__)
 
     def start(self, memory: Memory) -> Memory:
         """See :class:`Companion`; unless fixed, a sentence of n tokens uses n rows at most."""
@@ -166,8 +167,7 @@ class LunaLayer(ResidualLayer):
 
     def left(self, x: Tensor, y: Tensor, norm: nn.Module | None) -> Tensor:
         """Return the residual sum of a sub-block's input and output, normed if post-norm."""
-        x = x + self.dropout_module(y)
-        return x if self.normalize_before or norm is None else norm(x)
+        return added(x, y, self.dropout_module, None if self.normalize_before else norm)
 
     def renewed(self, memory: Memory, packed_BLC: Tensor, norm: nn.Module | None) -> Memory:
         """Return the memory with P renewed by what it has read, if something reads it."""
@@ -206,7 +206,7 @@ class LunaEncoderLayer(LunaLayer):
         y_BSC = attn.unpack(x_BSC, key, value, p.padding_mask_BS)
         x_BSC = self.left(memory.x_BSC, y_BSC, self.self_attn_layer_norm)
         memory = self.renewed(memory, packed, self.self_attn_proj_layer_norm)
-        return replace(memory, x_BSC=self.feed_forward(x_BSC))
+        return replace(memory, x_BSC=self.feed_forward(x_BSC, mask))
 
 
 @dataclass
@@ -288,7 +288,7 @@ class LunaDecoderLayer(LunaLayer):
             self.self_attn_layer_norm,
             lambda x: self.self_attn(x, source.pquery_BHLd, mask_BL, padding_mask_BT, log),
         )
-        return self._read_and_feed(x_BTC, source, log), memory
+        return self._read_and_feed(x_BTC, source, log, padding_mask_BT), memory
 
     def new_cache(self, memory: Memory) -> tuple[LunaLayerCache, Memory]:
         """See :class:`DecoderBlock`."""
@@ -307,11 +307,17 @@ class LunaDecoderLayer(LunaLayer):
         )
         return self._read_and_feed(x_RnC, source, log)
 
-    def _read_and_feed(self, x: Tensor, source: SourceSide, log: AttentionLog | None) -> Tensor:
+    def _read_and_feed(
+        self,
+        x: Tensor,
+        source: SourceSide,
+        log: AttentionLog | None,
+        padding_mask: Tensor | None = None,
+    ) -> Tensor:
         x = self.residual(
             x, self.encoder_attn_layer_norm, lambda y: self._read_packed(y, source, log)
         )
-        return self.feed_forward(x)
+        return self.feed_forward(x, padding_mask)
 
     def _read_packed(self, x_RnC: Tensor, source: SourceSide, log: AttentionLog | None) -> Tensor:
         attn, key, mask = self.encoder_attn, source.key_BHLd, source.padding_mask_BL

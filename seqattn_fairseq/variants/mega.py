@@ -199,8 +199,9 @@ class MegaEncoderLayer(nn.Module):
 
     def forward(self, memory: Memory, log: AttentionLog | None = None) -> Memory:
         """See :class:`EncoderBlock`."""
-        x_BSC = self.mega_layer(memory.x_BSC, memory.padding_mask_BS, log)
-        return replace(memory, x_BSC=x_BSC if self.nffn is None else self.nffn(x_BSC))
+        mask = memory.padding_mask_BS
+        x_BSC = self.mega_layer(memory.x_BSC, mask, log)
+        return replace(memory, x_BSC=x_BSC if self.nffn is None else self.nffn(x_BSC, mask))
 
 
 MegaLayerCache = TwoSidedCache[SelfCache, CrossCache]
@@ -225,7 +226,7 @@ class MegaDecoderLayer(nn.Module):
         """See :class:`DecoderBlock`; the memory is handed on as it is."""
         x_BTC = self.mega_layer(x_BTC, padding_mask_BT, log)
         x_BTC = self.cross_attn(x_BTC, padding_mask_BT, memory, log)
-        return x_BTC if self.nffn is None else self.nffn(x_BTC), memory
+        return x_BTC if self.nffn is None else self.nffn(x_BTC, padding_mask_BT), memory
 
     def new_cache(self, memory: Memory) -> tuple[MegaLayerCache, Memory]:
         """See :class:`DecoderBlock`."""

@@ -25,10 +25,19 @@ from torch.nn import functional as F
 
 from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.ops.ema import Coefficients, ema, ema_coefficients, ema_start, ema_step
-from seqattn_fairseq.ops.mega import rotary_distances, toeplitz
+from seqattn_fairseq.ops.mega import (
+    by_pairs,
+    distance_line,
+    gated_attention,
+    gated_weights,
+    rotary_distances,
+)
 from seqattn_fairseq.ops.precision import exact_sums
-from seqattn_fairseq.transformer.dropout import active_rate
+from seqattn_fairseq.transformer.dropout import Dropout, active_rate
+from seqattn_fairseq.transformer.linear import Linear
 from seqattn_fairseq.transformer.norms import make_norm
+from seqattn_fairseq.transformer.padding import on_real_rows
+from seqattn_fairseq.transformer.residual import added
 
 _DEVIATION = 0.02  # of the initial weights that are no projections
 
@@ -66,7 +75,7 @@ class MegaSide:
 
 def linear(side: MegaSide, inputs: int, outputs: int) -> nn.Linear:
     """Return a projection with normal weights of the side's deviation and a bias of zero."""
-    made = nn.Linear(inputs, outputs)
+    made = Linear(inputs, outputs)
     nn.init.normal_(made.weight, std=side.init_std)
     nn.init.zeros_(made.bias)
     return made
@@ -107,7 +116,7 @@ def make_dropout(cfg: Any, rate: float, module: nn.Module, whole: bool = False) 
     name = type(module).__name__
     if cfg.feature_dropout:
         return FeatureDropout(rate, name, whole)
-    return FairseqDropout(rate, module_name=name)
+    return Dropout(rate, module_name=name)
 
 
 class MovingAverage(nn.Module):
@@ -159,51 +168,66 @@ class AverageCache:
             self.state_RDN = self.state_RDN.index_select(0, order_R)
 
 
-class SimpleBias(nn.Module):
+class DistanceBias(nn.Module):
+    """What is added to the scores of a query and a key, by their distance alone.
+
+    Attributes:
+        longest: the longest sequence whose distances it has; None if it has any.
+    """
+
+    longest: int | None = None
+
+    def line(self, queries: int, keys: int, first: int = 0) -> Tensor:
+        """Return (T + S - 1,) for queries from position ``first`` on.
+
+        In the order of ``ops.mega.distance_line``.
+        """
+        raise NotImplementedError
+
+    def forward(self, queries: int, keys: int, first: int = 0) -> Tensor:
+        """Return the same as a matrix (T, S)."""
+        return by_pairs(self.line(queries, keys, first), queries, keys)
+
+
+class SimpleBias(DistanceBias):
     """One learned number for each distance up to P - 1: ``rel_pos_bias`` (2 P - 1,)."""
 
     def __init__(self, longest: int) -> None:
         super().__init__()
-        self.longest: int | None = longest
+        self.longest = longest
         self.rel_pos_bias = nn.Parameter(torch.empty(2 * longest - 1).normal_(std=_DEVIATION))
 
-    def forward(self, queries: int, keys: int, first: int = 0) -> Tensor:
-        """Return (T, S) for queries from position ``first`` on; 0 for distances it has not."""
+    def line(self, queries: int, keys: int, first: int = 0) -> Tensor:
+        """Return (T + S - 1,) for queries from position ``first`` on; 0 where it has no number."""
         assert self.longest is not None
-        return toeplitz(self.rel_pos_bias, queries, keys, first, self.longest - 1)
+        return distance_line(self.rel_pos_bias, queries, keys, first, self.longest - 1)
 
 
-class RotaryBias(nn.Module):
+class RotaryBias(DistanceBias):
     """<R_i alpha, R_j beta> of two learned vectors (1, Z), whatever the content.
 
     The released code's "rotary": not rotary embeddings of queries and keys.
     """
-
-    longest: int | None = None  # any distance
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.alpha = nn.Parameter(torch.empty(1, dim).normal_(std=_DEVIATION))
         self.beta = nn.Parameter(torch.empty(1, dim).normal_(std=_DEVIATION))
 
-    def forward(self, queries: int, keys: int, first: int = 0) -> Tensor:
-        """Return (T, S) for queries from position ``first`` on, in at least float32."""
+    def line(self, queries: int, keys: int, first: int = 0) -> Tensor:
+        """Return (T + S - 1,) for queries from position ``first`` on, in at least float32."""
         wide = torch.promote_types(self.alpha.dtype, torch.float32)
         alpha, beta = self.alpha[0].to(wide), self.beta[0].to(wide)
-        least = -(first + queries - 1)
         with exact_sums(alpha):
-            line = rotary_distances(alpha, beta, least, keys - 1)
-        return toeplitz(line, queries, keys, first, -least)
+            return rotary_distances(alpha, beta, 1 - first - queries, keys - 1 - first)
 
 
-def make_bias(cfg: Any, z_dim: int, longest: int) -> SimpleBias | RotaryBias:
+def make_bias(cfg: Any, z_dim: int, longest: int) -> DistanceBias:
     """Return the configured bias for sequences of up to ``longest`` positions."""
     return RotaryBias(z_dim) if str(cfg.rel_pos_bias) == "rotary" else SimpleBias(longest)
 
 
-def check_length(
-    bias: SimpleBias | RotaryBias, length: int, real: Callable[[], int] | None = None
-) -> None:
+def check_length(bias: DistanceBias, length: int, real: Callable[[], int] | None = None) -> None:
     """Make sure that a bias has all distances of a sequence.
 
     Args:
@@ -262,7 +286,7 @@ class GatedUnit(nn.Module):
         name = type(self).__name__
         self.dropout = make_dropout(cfg, cfg.dropout, self)
         self.hidden_dropout = make_dropout(cfg, cfg.hidden_dropout, self, whole_values)
-        self.attention_dropout = FairseqDropout(cfg.attention_dropout, module_name=name)
+        self.attention_dropout = Dropout(cfg.attention_dropout, module_name=name)
         self.norm = make_norm(cfg, side.embed_dim)
         self.rel_pos_bias = make_bias(cfg, side.z_dim, longest)
 
@@ -277,9 +301,40 @@ class GatedUnit(nn.Module):
         y: Tensor = x_BTD + torch.sigmoid(update_BTD) * (h - x_BTD)
         return y if self.normalize_before else self.norm(y)
 
-    def summed(self, weights: Tensor, values: Tensor) -> Tensor:
-        """Return the weighted sums of the values, after dropout of the weights."""
-        y: Tensor = self.attention_dropout(weights.to(values.dtype)) @ values
+    def attended(
+        self,
+        query_MTZ: Tensor,
+        key_MSZ: Tensor,
+        value_MSV: Tensor,
+        line_L: Tensor,
+        padding_mask_MS: Tensor | None,
+        causal: bool,
+        record: Callable[[Tensor], None] | None,
+        positions: int = 0,
+    ) -> Tensor:
+        """Return the weighted sums of the values, (M, T, V).
+
+        Args:
+            query_MTZ: queries.
+            key_MSZ: keys.
+            value_MSV: values.
+            line_L: the bias, as ``rel_pos_bias.line`` gives it.
+            padding_mask_MS: True at keys nobody may see.
+            causal: query t sees the keys up to S - T + t only.
+            record: receives the (M, T, S) weights before dropout, if anybody asks for them.
+            positions: how many queries the line is for, by default T; the T are such positions,
+                again and again.
+        """
+        rest, queries = (padding_mask_MS, causal, self.attention), query_MTZ.size(1)
+        positions = positions or max(queries, 1)
+        if record is None and queries == positions:
+            rate = active_rate(self.attention_dropout)
+            return gated_attention(query_MTZ, key_MSZ, value_MSV, line_L, *rest, rate)
+        bias_TS = by_pairs(line_L, positions, key_MSZ.size(1)).repeat(queries // positions, 1)
+        weights = gated_weights(query_MTZ, key_MSZ, bias_TS, *rest)
+        if record is not None:
+            record(weights)
+        y: Tensor = self.attention_dropout(weights.to(value_MSV.dtype)) @ value_MSV
         return y
 
 
@@ -296,9 +351,14 @@ class NormalizedFeedForward(nn.Module):
         self.fc1 = linear(side, side.embed_dim, side.ffn_embed_dim)
         self.fc2 = linear(side, side.ffn_embed_dim, side.embed_dim)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """Return (B, T, D)."""
+    def forward(self, x_BTD: Tensor, padding_mask_BT: Tensor | None = None) -> Tensor:
+        """Return (B, T, D); padding may be left as it is."""
+        if isinstance(self.hidden_dropout, FeatureDropout):
+            padding_mask_BT = None  # its draws are for whole sentences, not for rows
         source = self.norm(x_BTD) if self.normalize_before else x_BTD
-        hidden = self.hidden_dropout(self.activation(self.fc1(source)))
-        y: Tensor = x_BTD + self.dropout(self.fc2(hidden))
-        return y if self.normalize_before else self.norm(y)
+        y = on_real_rows(self, self._fc, source, padding_mask_BT)
+        return added(x_BTD, y, self.dropout, None if self.normalize_before else self.norm)
+
+    def _fc(self, x: Tensor) -> Tensor:
+        y: Tensor = self.fc2(self.hidden_dropout(self.activation(self.fc1(x))))
+        return y

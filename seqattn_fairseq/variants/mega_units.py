@@ -5,13 +5,13 @@ Shapes: see :mod:`seqattn_fairseq.variants.mega_modules`.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from seqattn_fairseq.ops.mega import gated_weights
 from seqattn_fairseq.transformer.attention import AttentionLog, Site
 from seqattn_fairseq.transformer.cache import KeyValueCache, Memory
 from seqattn_fairseq.variants.mega_modules import (
@@ -137,14 +137,13 @@ class GatedSelfAttention(GatedUnit):
         query, key, value = (_chunked(t, size) for t in (projected.query_Z, projected.key_Z, value))
         mask = self._chunked_mask(mask, batch, length, size)
         check_length(self.rel_pos_bias, size, lambda: _longest(mask, size))
-        bias = self.rel_pos_bias(size, size)
-        weights = gated_weights(
-            query.flatten(0, 1), key.flatten(0, 1), bias, mask, self.causal, self.attention
-        )
-        if log is not None:
-            log.add(self.site, *_over_all(weights, batch, length))
+        query, key = query.flatten(0, 1), key.flatten(0, 1)
         value = self.hidden_dropout(value).flatten(0, 1)
-        return self.summed(weights, value).view(batch, -1, value.size(-1))[:, :length]
+        line, record = self.rel_pos_bias.line(size, size), None
+        if log is not None:
+            record = partial(_record, log, self.site, batch, length)
+        attended = self.attended(query, key, value, line, mask, self.causal, record)
+        return attended.view(batch, -1, value.size(-1))[:, :length]
 
     def _chunked_mask(
         self, mask: Tensor | None, batch: int, length: int, size: int
@@ -166,20 +165,19 @@ class GatedSelfAttention(GatedUnit):
     def _attend_next(
         self, projected: _Projected, value: Tensor, cache: SelfCache, log: AttentionLog | None
     ) -> Tensor:
-        outputs, recorded, reach = [], [], []
+        outputs: list[Tensor] = []
+        recorded: list[Tensor] = []
+        reach: list[Tensor] = []
         new, before = value.size(1), cache.length
         for start, end in cache.pieces(new):
             key, values = cache.append(projected.key_Z[:, start:end], value[:, start:end])
             keys = key.size(1)
             check_length(self.rel_pos_bias, keys)
-            bias = self.rel_pos_bias(end - start, keys, keys - (end - start))
-            query = projected.query_Z[:, start:end]
-            weights = gated_weights(query, key, bias, None, True, self.attention)
-            outputs.append(self.summed(weights, values))
+            line = self.rel_pos_bias.line(end - start, keys, keys - (end - start))
+            query, record = projected.query_Z[:, start:end], None
             if log is not None:
-                outside = (before + end - keys, new - end)
-                recorded.append(F.pad(weights, outside))
-                reach.append(F.pad(torch.ones_like(weights, dtype=torch.bool), outside))
+                record = partial(_record_part, recorded, reach, (before + end - keys, new - end))
+            outputs.append(self.attended(query, key, values, line, None, True, record))
         if log is not None:
             log.add(self.site, torch.cat(recorded, 1)[:, None], torch.cat(reach, 1)[:, None])
         return torch.cat(outputs, dim=1)
@@ -195,6 +193,18 @@ def _longest(mask_MT: Tensor | None, length: int) -> int:
     return length if mask_MT is None else int((~mask_MT).sum(dim=-1).amax())
 
 
+def _record(log: AttentionLog, site: Site, batch: int, length: int, weights_MCC: Tensor) -> None:
+    log.add(site, *_over_all(weights_MCC, batch, length))
+
+
+def _record_part(
+    recorded: list[Tensor], reach: list[Tensor], outside: tuple[int, int], weights: Tensor
+) -> None:
+    """Keep the weights of some steps, and 1 for their keys, among ``outside`` keys without any."""
+    recorded.append(F.pad(weights, outside))
+    reach.append(F.pad(torch.ones_like(weights, dtype=torch.bool), outside))
+
+
 def _over_all(weights_MCC: Tensor, batch: int, length: int) -> tuple[Tensor, Tensor | None]:
     """Return the weights of chunks as (B, 1, T, T), and which keys they reach if not all."""
     weights = _block_diagonal(weights_MCC, batch)[:, None, :length, :length]
@@ -208,6 +218,14 @@ def _block_diagonal(weights_MCC: Tensor, batch: int) -> Tensor:
     blocks = weights_MCC.unflatten(0, (batch, -1))
     chunks = torch.eye(blocks.size(1), device=blocks.device, dtype=blocks.dtype)
     return torch.einsum("bkij,kl->bkilj", blocks, chunks).flatten(3, 4).flatten(1, 2)
+
+
+def _record_cross(
+    log: AttentionLog, lead_B: Tensor | None, shape: torch.Size, weights_BQS: Tensor
+) -> None:
+    """Log the weights of Q = group * n queries of each sentence, by the columns of the source."""
+    by_column = weights_BQS if lead_B is None else shifted(weights_BQS, -lead_B, 2)
+    log.add(Site.CROSS, by_column.reshape(shape[0], 1, shape[1], -1))
 
 
 class CrossCache:
@@ -293,21 +311,17 @@ class GatedCrossAttention(GatedUnit):
     ) -> Tensor:
         new = x.size(1)
         update, reset, query = self.q_proj(self.before(x)).split(self.sizes, dim=-1)
-        bias = self._bias(cache, new, mask)
+        line, record = self._line(cache, new, mask), None
+        if log is not None:
+            record = partial(_record_cross, log, cache.lead_B, x.shape[:2])
         # the hypotheses of a sentence are just more queries
         query = query.reshape(cache.key_BSZ.size(0), -1, query.size(-1))
-        bias = bias.repeat(query.size(1) // max(new, 1), 1)
-        weights = gated_weights(
-            query, cache.key_BSZ, bias, cache.padding_mask_BS, False, self.attention
-        )
-        if log is not None:
-            lead = cache.lead_B
-            by_column = weights if lead is None else shifted(weights, -lead, 2)
-            log.add(Site.CROSS, by_column.reshape(x.size(0), 1, new, -1))
-        attended = self.summed(weights, cache.value_BSD).reshape(x.shape)
+        attended = self.attended(
+            query, cache.key_BSZ, cache.value_BSD, line, cache.padding_mask_BS, False, record, new
+        ).view(x.shape)
         return self.gated(x, self.h_proj(attended * F.silu(reset)), update)
 
-    def _bias(self, cache: CrossCache, new: int, mask: Tensor | None) -> Tensor:
+    def _line(self, cache: CrossCache, new: int, mask: Tensor | None) -> Tensor:
         end, keys = cache.length + new, cache.key_BSZ.size(1)
         check_length(
             self.rel_pos_bias,
@@ -316,5 +330,4 @@ class GatedCrossAttention(GatedUnit):
                 cache.length + columns_used(mask, new), columns_used(cache.padding_mask_BS, keys)
             ),
         )
-        bias: Tensor = self.rel_pos_bias(new, keys, cache.length)
-        return bias
+        return self.rel_pos_bias.line(new, keys, cache.length)

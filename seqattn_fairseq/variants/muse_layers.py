@@ -16,11 +16,10 @@ from dataclasses import replace
 
 import torch
 from fairseq import utils
-from fairseq.modules import FairseqDropout
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from seqattn_fairseq.ops.convolution import tap_softmax
+from seqattn_fairseq.ops.linear import linear
 from seqattn_fairseq.ops.muse import multiscale_convolution, multiscale_step, taps_before
 from seqattn_fairseq.ops.softmax import softmax_attention, softmax_weights
 from seqattn_fairseq.transformer.attention import AttentionLog, Site, by_hypothesis, join_heads
@@ -31,9 +30,11 @@ from seqattn_fairseq.transformer.config import (
     check_probability,
     stack_config,
 )
-from seqattn_fairseq.transformer.dropout import active_rate
+from seqattn_fairseq.transformer.dropout import Dropout, active_rate
 from seqattn_fairseq.transformer.layers import AttentionLayerCache
+from seqattn_fairseq.transformer.linear import Linear
 from seqattn_fairseq.transformer.norms import make_norm
+from seqattn_fairseq.transformer.padding import on_real_rows, put_back, real_rows, taken
 
 
 class MultiScaleConvolution(nn.Module):
@@ -68,9 +69,9 @@ class MultiScaleConvolution(nn.Module):
         self.kernel_sizes = tuple(kernel_sizes)
         self.lefts = tuple(taps_before(size, causal) for size in kernel_sizes)
         self.padding_leaks = padding_leaks
-        self.dropout_module = FairseqDropout(dropout, module_name=type(self).__name__)
+        self.dropout_module = Dropout(dropout, module_name=type(self).__name__)
         # torch's own initialisation, as in the release: uniform in +-C^-0.5
-        self.tap_proj = nn.Linear(dim, heads * sum(kernel_sizes), bias=False)
+        self.tap_proj = Linear(dim, heads * sum(kernel_sizes), bias=False)
         several = gated and count > 1
         self.gate = nn.Parameter(torch.full((count,), 1 / count)) if several else None
         self.outputs = 1 if several else count
@@ -113,7 +114,7 @@ class BranchSum(nn.Module):
         branches: Sequence[int],
         dim: int,
         limits: Sequence[float],
-        dropout: FairseqDropout,
+        dropout: Dropout,
     ) -> None:
         super().__init__()
         self.widths = list(branches)
@@ -129,10 +130,10 @@ class BranchSum(nn.Module):
         """Return (B, T, C) of what each branch hands in, in one tensor (B, T, width) or several."""
         if not active_rate(self.dropout_module):
             joined = torch.cat([part for parts in branches for part in parts], dim=-1)
-            return F.linear(joined, self.weight, self.bias.sum(0))
+            return linear(joined, self.weight, self.bias.sum(0))
         weights = self.weight.split(self.widths, dim=1)
         outputs = [
-            self.dropout_module(F.linear(torch.cat(tuple(parts), dim=-1), weight, bias))
+            self.dropout_module(linear(torch.cat(tuple(parts), dim=-1), weight, bias))
             for parts, weight, bias in zip(branches, weights, self.bias.unbind(), strict=True)
         ]
         total: Tensor = sum(outputs[1:], outputs[0])
@@ -172,15 +173,15 @@ class ParallelLayer(nn.Module):
         self.normalize_before = stack.normalize_before
         self.site = Site.DECODER_SELF if cross else Site.ENCODER_SELF
         self.convolution = convolution
-        self.input_dropout_module = FairseqDropout(input_dropout, module_name=name)
-        self.attention_dropout_module = FairseqDropout(cfg.attention_dropout, module_name=name)
-        self.activation_dropout_module = FairseqDropout(cfg.activation_dropout, module_name=name)
+        self.input_dropout_module = Dropout(input_dropout, module_name=name)
+        self.attention_dropout_module = Dropout(cfg.attention_dropout, module_name=name)
+        self.activation_dropout_module = Dropout(cfg.activation_dropout, module_name=name)
         self.activation_fn: Callable[[Tensor], Tensor] = utils.get_activation_fn(cfg.activation_fn)
         self.widths = [dim, dim, dim, *cross, ffn]
-        self.in_proj = _zero_bias(nn.Linear(dim, sum(self.widths)))
+        self.in_proj = _zero_bias(Linear(dim, sum(self.widths)))
         mixed = dim * (1 if convolution is None else 1 + convolution.outputs)
         limits = [math.sqrt(3 / width) for width in (mixed, *cross)] + [ffn**-0.5]
-        dropout = FairseqDropout(cfg.dropout, module_name=name)
+        dropout = Dropout(cfg.dropout, module_name=name)
         self.out_proj = BranchSum([mixed, *cross, ffn], dim, limits, dropout)
         self.layer_norm = make_norm(cfg, dim)
 
@@ -200,8 +201,14 @@ class ParallelLayer(nn.Module):
         mixed, other = self.widths[:3], self.widths[3:]
         weights = self.in_proj.weight.split([sum(mixed), sum(other)])
         biases = self.in_proj.bias.split([sum(mixed), sum(other)])
-        first = F.linear(dropped, weights[0], biases[0]).split(mixed, dim=-1)
-        return *first, *F.linear(x_BTC, weights[1], biases[1]).split(other, dim=-1)
+        first = linear(dropped, weights[0], biases[0]).split(mixed, dim=-1)
+        return *first, *linear(x_BTC, weights[1], biases[1]).split(other, dim=-1)
+
+    def real_rows(self, padding_mask_BT: Tensor | None) -> Tensor | None:
+        """Return the real positions if nothing else is read; see :mod:`transformer.padding`."""
+        if self.convolution is not None and self.convolution.padding_leaks:
+            return None
+        return real_rows(self, padding_mask_BT)
 
     def split_heads(self, x_BTC: Tensor) -> Tensor:
         """Return (B, H, T, d)."""
@@ -244,10 +251,10 @@ class ParallelLayer(nn.Module):
         return out
 
 
-def _zero_bias(linear: nn.Linear) -> nn.Linear:
+def _zero_bias(made: Linear) -> Linear:
     # weights as torch has them: uniform in +-(fan in)^-0.5
-    nn.init.zeros_(linear.bias)
-    return linear
+    nn.init.zeros_(made.bias)
+    return made
 
 
 class MuseEncoderLayer(ParallelLayer):
@@ -265,10 +272,12 @@ class MuseEncoderLayer(ParallelLayer):
         self, x_BTC: Tensor, padding_mask_BT: Tensor | None, log: AttentionLog | None = None
     ) -> Tensor:
         """Return the sum of all branches of one input."""
-        q, k, v, hidden = self.inputs(x_BTC)
-        mixed = self.mixed(q, k, v, padding_mask_BT, log)
-        out: Tensor = self.out_proj([mixed, [self.feed_forward(hidden)]])
-        return out
+        rows = self.real_rows(padding_mask_BT)
+        *parts, hidden = self.inputs(taken(x_BTC, rows))
+        q, k, v = (put_back(part, rows, x_BTC) for part in parts)
+        mixed = [taken(y, rows) for y in self.mixed(q, k, v, padding_mask_BT, log)]
+        out = self.out_proj([mixed, [self.feed_forward(hidden)]])
+        return put_back(out, rows, x_BTC)
 
     def forward(self, memory: Memory, log: AttentionLog | None = None) -> Memory:
         """See :class:`EncoderBlock`."""
@@ -291,7 +300,7 @@ class MuseDecoderLayer(ParallelLayer):
     ) -> None:
         super().__init__(cfg, "decoder", convolution, input_dropout)
         dim = cfg.decoder_embed_dim
-        self.memory_proj = _zero_bias(nn.Linear(cfg.encoder_embed_dim, 2 * dim))
+        self.memory_proj = _zero_bias(Linear(cfg.encoder_embed_dim, 2 * dim))
 
     def branches(
         self,
@@ -301,9 +310,14 @@ class MuseDecoderLayer(ParallelLayer):
         log: AttentionLog | None = None,
     ) -> Tensor:
         """Return the sum of all branches of one input."""
-        q, k, v, memory_q, hidden = self.inputs(x_BTC)
+        rows = self.real_rows(padding_mask_BT)
+        *parts, hidden = self.inputs(taken(x_BTC, rows))
+        q, k, v, memory_q = (put_back(part, rows, x_BTC) for part in parts)
         mixed = self.mixed(q, k, v, padding_mask_BT, log)
-        return self._summed(mixed, memory_q, cross, hidden, log)
+        read = self._cross(memory_q, cross, log)
+        mixed, read = [taken(y, rows) for y in mixed], taken(read, rows)
+        out = self.out_proj([mixed, [read], [self.feed_forward(hidden)]])
+        return put_back(out, rows, x_BTC)
 
     def branches_step(
         self, x_RnC: Tensor, cache: AttentionLayerCache, log: AttentionLog | None = None
@@ -317,17 +331,7 @@ class MuseDecoderLayer(ParallelLayer):
             # what the convolution remembers is the end of the values that attention keeps anyway
             first = max(0, before - self.convolution.reach)
             mixed.append(self.convolution.step(join_heads(keys[1][:, :, first:before]), v))
-        return self._summed(mixed, memory_q, cache.cross, hidden, log)
-
-    def _summed(
-        self,
-        mixed: Sequence[Tensor],
-        memory_q: Tensor,
-        cross: MemoryCache,
-        hidden: Tensor,
-        log: AttentionLog | None,
-    ) -> Tensor:
-        read = self._cross(memory_q, cross, log)
+        read = self._cross(memory_q, cache.cross, log)
         out: Tensor = self.out_proj([mixed, [read], [self.feed_forward(hidden)]])
         return out
 
@@ -341,7 +345,9 @@ class MuseDecoderLayer(ParallelLayer):
 
     def memory_cache(self, memory: Memory) -> MemoryCache:
         """Return keys and values of the memory."""
-        k, v = self.memory_proj(memory.x_BSC).chunk(2, dim=-1)
+        mask = memory.padding_mask_BS
+        projected = on_real_rows(self, self.memory_proj, memory.x_BSC, mask)
+        k, v = projected.chunk(2, dim=-1)
         return MemoryCache(self.split_heads(k), self.split_heads(v), memory.padding_mask_BS)
 
     def forward(

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from seqattn_fairseq.errors import SeqAttnError
-from seqattn_fairseq.ops.sparse import attend, masked_scores, sparse_weights
+from seqattn_fairseq.ops.masking import visible_counts
+from seqattn_fairseq.ops.sparse import masked_scores, sparse_attention, sparse_weights
 from seqattn_fairseq.transformer.attention import MultiheadAttention, Site, join_heads
 from seqattn_fairseq.transformer.config import SIDES, EncoderDecoderConfig, option
 from seqattn_fairseq.transformer.registry import Preset, attention_variant
@@ -31,9 +32,12 @@ class SparseAttention(MultiheadAttention):
     def weights(self, q_BHTd: Tensor, k_BHSd: Tensor, padding_mask_BS: Tensor | None) -> Tensor:
         """See :class:`MultiheadAttention`."""
         scores = masked_scores(q_BHTd, k_BHSd, padding_mask_BS, self.causal)
-        return sparse_weights(self.method, scores, *self.row_arguments(scores))
+        arguments = self.row_arguments(q_BHTd, k_BHSd, padding_mask_BS)
+        return sparse_weights(self.method, scores, *arguments)
 
-    def row_arguments(self, scores_BHTS: Tensor) -> tuple[Tensor, ...]:
+    def row_arguments(
+        self, q_BHTd: Tensor, k_BHSd: Tensor, padding_mask_BS: Tensor | None
+    ) -> tuple[Tensor, ...]:
         """Return what the row map takes besides the masked scores."""
         return ()
 
@@ -46,7 +50,11 @@ class SparseAttention(MultiheadAttention):
         dropout: float,
     ) -> Tensor:
         """See :class:`MultiheadAttention`."""
-        return join_heads(attend(self.weights(q_BHTd, k_BHSd, padding_mask_BS), v_BHSd, dropout))
+        arguments = self.row_arguments(q_BHTd, k_BHSd, padding_mask_BS)
+        out_BHTd = sparse_attention(
+            self.method, q_BHTd, k_BHSd, v_BHSd, padding_mask_BS, self.causal, dropout, *arguments
+        )
+        return join_heads(out_BHTd)
 
 
 class SparsemaxAttention(SparseAttention):
@@ -78,14 +86,15 @@ class TopK:
     least: int
     padded: bool
 
-    def rows(self, scores_BHTS: Tensor) -> Tensor:
-        """Return the kept number of each row, at least 1, with a last dimension of 1."""
+    def rows(
+        self, q_BHTd: Tensor, k_BHSd: Tensor, padding_mask_BS: Tensor | None, causal: bool
+    ) -> Tensor:
+        """Return the kept number of each row, at least 1, broadcastable to (B, H, T, 1)."""
         if self.count:
-            return torch.full((1, 1, 1, 1), self.count, device=scores_BHTS.device)
-        seen = torch.ones_like(scores_BHTS, dtype=torch.bool)
-        if not self.padded:
-            seen = ~scores_BHTS.isneginf()
-        visible = seen.sum(dim=-1, keepdim=True)
+            return torch.full((1, 1, 1, 1), self.count, device=k_BHSd.device)
+        if self.padded:
+            padding_mask_BS, causal = None, False
+        visible = visible_counts(q_BHTd, k_BHSd, padding_mask_BS, causal)
         share = (visible + self.divisor - 1).div(self.divisor, rounding_mode="floor")
         return share.clamp(min=max(1, self.least))
 
@@ -103,9 +112,11 @@ class TopKAttention(SparseAttention):
         super().__init__(*args, **kwargs)
         self.keep = keep
 
-    def row_arguments(self, scores_BHTS: Tensor) -> tuple[Tensor, ...]:
+    def row_arguments(
+        self, q_BHTd: Tensor, k_BHSd: Tensor, padding_mask_BS: Tensor | None
+    ) -> tuple[Tensor, ...]:
         """Return how many entries each row keeps."""
-        return (self.keep.rows(scores_BHTS),)
+        return (self.keep.rows(q_BHTd, k_BHSd, padding_mask_BS, self.causal),)
 
 
 @dataclass

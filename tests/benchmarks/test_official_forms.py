@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,10 @@ from seqattn_fairseq.ops.ema import ema_coefficients
 from seqattn_fairseq.ops.luna import causal_mean, counted, softmax_over_p
 from tests.support.goldens import GOLDENS
 
-CONVOLUTIONS = {"unfold": convolution.unfold, "band": convolution.band}
+CONVOLUTIONS: dict[str, Callable[..., Tensor]] = {
+    "unfold": convolution.unfold,
+    "band": convolution.band,
+}
 
 
 def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -81,7 +85,7 @@ def test_moving_average(name: str) -> None:
     arrays, _ = golden(f"mega/{name}")
     parameters = ("delta", "alpha", "beta", "gamma", "omega")
     mask = arrays.get("input/padding_mask")
-    values = {p: arrays[f"param/{p}"] for p in parameters}
+    values: dict[str, Any] = {p: arrays[f"param/{p}"] for p in parameters}
     out = ema.ema(arrays["input/x"], **values, padding_mask_BT=mask)
     names = {"input/x": "grad/x", **{f"param/{p}": f"grad/{p}" for p in parameters}}
     check(arrays, out, "output/out", names)

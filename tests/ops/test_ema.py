@@ -67,7 +67,7 @@ def test_both_directions_count_the_present() -> None:
 
 @pytest.mark.parametrize("truncation", [0, 1, 4, 500])
 @pytest.mark.parametrize("both", [False, True], ids=["causal", "both"])
-@pytest.mark.parametrize("length", [1, 2, 9, 24, 25, 32, 33, 100])
+@pytest.mark.parametrize("length", [1, 2, 9, 64, 65, 100])
 def test_fast_form_equals_reference(length: int, both: bool, truncation: int) -> None:
     leaves, x = parameters(both), sequence(length)
     omega = OMEGA.clone().requires_grad_()
@@ -95,21 +95,21 @@ def test_kernel_is_the_sum_of_powers(length: int) -> None:
     torch.testing.assert_close(ema_kernel(c, length), expected)
 
 
-@pytest.mark.parametrize("sizes", [[1] * 9, [4, 1, 3, 1], [9], [2, 7]], ids=str)
+@pytest.mark.parametrize("sizes", [[1] * 9, [4, 1, 3, 1], [9], [2, 7], [1, 70, 2]], ids=str)
 def test_steps_equal_the_whole(sizes: list[int]) -> None:
-    c, x = ema_coefficients(*parameters(both=False)), sequence(9)
+    c, x = ema_coefficients(*parameters(both=False)), sequence(sum(sizes))
     state, outputs = ema_start(2, c), []
     for block in x.split(sizes, dim=1):
         y, state = ema_step(block, state, c, OMEGA)
         outputs.append(y)
     torch.testing.assert_close(torch.cat(outputs, dim=1), ema(x, c, OMEGA))
     expected = ema_start(2, c)
-    for t in range(9):
+    for t in range(sum(sizes)):
         expected = torch.exp(c.log_decay_EN) * expected + c.input_EN * x[:, t, :, None]
     torch.testing.assert_close(state, expected)
 
 
-@pytest.mark.parametrize("length", [7, 60])
+@pytest.mark.parametrize("length", [7, 61])
 @pytest.mark.parametrize("both", [False, True], ids=["causal", "both"])
 def test_padding_neither_leaks_nor_moves_anything(length: int, both: bool) -> None:
     c, x = ema_coefficients(*parameters(both)), sequence(length, batch=1)
@@ -121,12 +121,13 @@ def test_padding_neither_leaks_nor_moves_anything(length: int, both: bool) -> No
         torch.testing.assert_close(padded[:, left : left + length], alone)
 
 
-def test_the_past_is_exact_where_no_transform_is() -> None:
-    c, x = ema_coefficients(*parameters(both=False)), sequence(24).detach()
+@pytest.mark.parametrize("length", [24, 64, 65, 200])
+def test_the_past_is_exact_where_no_transform_is(length: int) -> None:
+    c, x = ema_coefficients(*parameters(both=False)), sequence(length).detach()
     changed = x.clone()
-    changed[:, 20:] = 7.0
+    changed[:, length // 2 :] = 7.0
     before, after = ema(x, c, OMEGA), ema(changed, c, OMEGA)
-    assert torch.equal(before[:, :20], after[:, :20])
+    assert torch.equal(before[:, : length // 2], after[:, : length // 2])
 
 
 def test_the_past_is_nearly_exact_where_a_transform_is() -> None:
@@ -134,9 +135,9 @@ def test_the_past_is_nearly_exact_where_a_transform_is() -> None:
     x = sequence(100).detach().float()
     changed = x.clone()
     changed[:, 60:] = 7.0
-    before, after = ema(x, c, OMEGA.float()), ema(changed, c, OMEGA.float())
+    before, after = (ema(s, c, OMEGA.float(), truncation=50) for s in (x, changed))
     error = (before - after)[:, :60].abs().max() / after.abs().max()
-    assert error.item() < 1e-5
+    assert 0 < error.item() < 1e-5
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
@@ -192,3 +193,21 @@ def test_transform_lengths_are_near_and_have_small_factors() -> None:
             while rest % prime == 0:
                 rest //= prime
         assert rest == 1 and least <= length <= max(8, 1.25 * least)
+
+
+@pytest.mark.parametrize("length", [9, 100])
+def test_an_empty_batch_has_an_empty_average(length: int) -> None:
+    c = ema_coefficients(*parameters(both=True))
+    assert ema(sequence(length, batch=0), c, OMEGA).shape == (0, length, CHANNELS)
+
+
+@pytest.mark.parametrize("length", [9, pytest.param(70, marks=pytest.mark.slow)])
+def test_the_average_compiles_whole(length: int) -> None:
+    leaves, x = parameters(both=True), sequence(length)
+    compiled = torch.compile(ema, backend="aot_eager", fullgraph=True)
+    results = []
+    for average in (compiled, ema):
+        y = average(x, ema_coefficients(*leaves), OMEGA)
+        results.append((y, *torch.autograd.grad(y.square().sum(), [x, *leaves])))
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected)

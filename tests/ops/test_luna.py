@@ -13,6 +13,7 @@ from seqattn_fairseq.ops.backend import backend
 from seqattn_fairseq.ops.luna import (
     ACTIVATIONS,
     accumulate,
+    causal_attention,
     causal_mean,
     causal_mean_weights,
     compose_weights,
@@ -184,3 +185,22 @@ def test_torch_rounds_a_half_precision_softmax_once() -> None:
         scores = (torch.randn(50, 40) * 4).to(dtype)
         in_float32 = F.softmax(scores, dim=-1, dtype=torch.float32)
         assert torch.equal(F.softmax(scores, dim=-1), in_float32.to(dtype))
+
+
+def test_attention_is_two_means_with_a_softmax_between() -> None:
+    q, k, v, pack = inputs(70, 5, 5, 5, 4)
+    count, mask = counted(None, 70, q), torch.tensor([[False, False, True, False]] * 2)
+    weights = softmax_over_p(causal_mean(q, k, pack, count), mask)
+    expected = causal_mean(weights, pack, v, count)
+    assert torch.equal(causal_attention(q, k, v, pack, count, mask), expected)
+    with backend("reference"):
+        slow = causal_attention(q, k, v, pack, count, mask)
+    torch.testing.assert_close(slow, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_attention_drops_weights_over_p() -> None:
+    q, k, v, pack = (x.detach() for x in inputs(30, 5, 5, 5, 1))
+    count = counted(None, 30, q)
+    whole = causal_attention(q, k, v, pack, count)
+    share = causal_attention(q, k, v, pack, count, dropout=0.25) / whole
+    assert set(share.mean(dim=-1).flatten().round(decimals=3).tolist()) == {0.0, 1.333}

@@ -111,7 +111,7 @@ def test_no_rows() -> None:
 @pytest.mark.parametrize("padded", [False, True], ids=["dense", "padded"])
 @pytest.mark.parametrize(
     ("shape", "causal"),
-    [((n, s), c) for n, s in ((260, 260), (131, 300), (2, 257)) for c in (False, True)]
+    [((n, s), c) for n, s in ((260, 260), (131, 300), (48, 520)) for c in (False, True)]
     + [((300, 256), False)],  # a causal attention has no more queries than keys
     ids=str,
 )

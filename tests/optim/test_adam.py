@@ -15,7 +15,7 @@ from fairseq.optim.adam import Adam as Stock
 from torch import Tensor
 
 from seqattn_fairseq.errors import SeqAttnError
-from seqattn_fairseq.optim.adam import Adam, SeqAttnAdam
+from seqattn_fairseq.optim.adam import Adam, SeqAttnAdam, _portions
 from tests.support.interruption import differences, train_and_kill, training_state
 from tests.support.toy_corpus import TINY, TRAINING, USER_DIR, corpus, run, train
 
@@ -119,6 +119,18 @@ def test_gradients_with_other_strides() -> None:
     p.grad = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]).t()
     Adam([p], lr=0.5).step()
     torch.testing.assert_close(p.detach(), torch.tensor([[-0.5, 0, 0], [0, 0, 0]]))
+
+
+def test_half_precision_is_widened_in_portions_of_the_largest_parameter() -> None:
+    params = [torch.empty(n, dtype=torch.bfloat16) for n in (3, 4, 10, 2, 9, 1, 1)]
+    portions = list(_portions(params))
+    assert [[p.numel() for p in portion] for portion in portions] == [
+        [3, 4],
+        [10],
+        [2],
+        [9, 1],
+        [1],
+    ]
 
 
 def test_sparse_gradients_are_refused() -> None:

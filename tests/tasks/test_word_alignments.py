@@ -16,6 +16,7 @@ from fairseq.data import Dictionary, LanguagePairDataset, ListDataset
 from seqattn_fairseq.data.alignments import Link, load_alignments
 from seqattn_fairseq.data.description import BpeDescription, CorpusDescription
 from seqattn_fairseq.errors import SeqAttnError
+from seqattn_fairseq.tasks.shape_buckets import ShapeBuckets
 from seqattn_fairseq.tasks.translation import SeqAttnTranslationConfig, SeqAttnTranslationTask
 from seqattn_fairseq.tasks.word_alignments import PieceAlignments
 from tests.support import toy_corpus
@@ -115,12 +116,14 @@ def loaded(split: str = "train", epoch: int = 1, combine: bool = True, **options
     return task.datasets[split]
 
 
-def batch_links(dataset: Any, size: int = 7) -> Iterator[tuple[int, set[Link]]]:
+def batch_links(dataset: Any, shape_buckets: int = 0) -> Iterator[tuple[int, set[Link]]]:
     """Yield every index with its links between pieces, read off padded batches."""
     pad, eos = dataset.src_dict.pad(), dataset.src_dict.eos()
+    if shape_buckets:
+        dataset = ShapeBuckets(dataset, shape_buckets)
     order = dataset.ordered_indices()
-    for start in range(0, len(order), size):
-        sample = dataset.collater([dataset[int(i)] for i in order[start : start + size]])
+    for indices in dataset.batch_by_size(order, max_tokens=90):
+        sample = dataset.collater([dataset[int(i)] for i in indices])
         source, target = sample["net_input"]["src_tokens"], sample["target"]
         links: list[set[Link]] = [set() for _ in target]
         for column, place in sample["alignments"].tolist():
@@ -131,8 +134,10 @@ def batch_links(dataset: Any, size: int = 7) -> Iterator[tuple[int, set[Link]]]:
         yield from zip(sample["id"].tolist(), links, strict=True)
 
 
-def assert_links(dataset: Any, pairs: list[Pair], source_pieces: int = 99) -> None:
-    found = dict(batch_links(dataset))
+def assert_links(
+    dataset: Any, pairs: list[Pair], source_pieces: int = 99, shape_buckets: int = 0
+) -> None:
+    found = dict(batch_links(dataset, shape_buckets))
     assert sorted(found) == list(range(len(pairs)))
     for index, pair in enumerate(pairs):
         assert found[index] == {link for link in pair.piece_links if link[0] < source_pieces}
@@ -150,10 +155,13 @@ def assert_links(dataset: Any, pairs: list[Pair], source_pieces: int = 99) -> No
     ],
     ids=str,
 )
-def test_batches_hold_the_links_of_their_pairs(links_file: Path, options: dict[str, Any]) -> None:
+@pytest.mark.parametrize("shape_buckets", [0, 3])
+def test_batches_hold_the_links_of_their_pairs(
+    links_file: Path, options: dict[str, Any], shape_buckets: int
+) -> None:
     parts = corpus()[1]
     dataset = loaded(word_alignments=str(links_file), **options)
-    assert_links(dataset, parts["train"] + parts["train1"])
+    assert_links(dataset, parts["train"] + parts["train1"], shape_buckets=shape_buckets)
 
 
 def test_pairs_that_are_repeated_share_their_line(links_file: Path) -> None:
