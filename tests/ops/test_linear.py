@@ -64,6 +64,15 @@ def test_arguments_that_are_parts_of_others() -> None:
             torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
 
 
+def test_onednn_gets_no_part_of_a_wider_matrix() -> None:
+    wide = torch.randn(6, 9)
+    for part in (wide[:, :4], wide[:, 2:].t(), wide[::2]):
+        dense = module._dense(part)
+        assert torch.equal(dense, part) and dense.is_contiguous()
+    for whole in (wide, wide.t()):
+        assert module._dense(whole) is whole
+
+
 def test_only_the_gradients_that_are_needed_are_computed(calls) -> None:
     weight = torch.randn(4, 3, requires_grad=True)
     linear(torch.randn(2, 3), weight).sum().backward()
