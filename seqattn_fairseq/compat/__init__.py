@@ -24,6 +24,7 @@ from seqattn_fairseq.compat import (  # noqa: E402
     libraries,
     loggers,
     numerics,
+    search,
 )
 from seqattn_fairseq.compat.workaround import Workaround  # noqa: E402
 
@@ -33,6 +34,7 @@ WORKAROUNDS: tuple[Workaround, ...] = (
     *checkpoints.WORKAROUNDS,
     *configuration.WORKAROUNDS,
     *numerics.WORKAROUNDS,
+    *search.WORKAROUNDS,
     *device_waits.WORKAROUNDS,
     *distributed.WORKAROUNDS,
     *loggers.WORKAROUNDS,

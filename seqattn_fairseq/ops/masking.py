@@ -26,9 +26,14 @@ def hidden_pairs(
     Args:
         q: (B, ..., T, d) queries, with or without heads.
         k: (B, ..., S, d) keys.
-        padding_mask_BS: True at keys nobody may see; None if there are none.
+        padding_mask_BS: True at keys nobody may see; (B, T, S) tells it for each query, and order
+            does not count then; None if there are none.
         causal: query t sees the keys up to S - T + t only.
     """
+    if padding_mask_BS is not None and padding_mask_BS.dim() == 3:
+        return padding_mask_BS.view(
+            padding_mask_BS.size(0), *[1] * (k.dim() - 3), *padding_mask_BS.shape[1:]
+        )
     queries, keys = q.size(-2), k.size(-2)
     hidden = causal_mask(queries, keys, q.device) if causal and queries > 1 else None
     if padding_mask_BS is None:

@@ -67,12 +67,13 @@ def _torch_form(
     dropout: float,
     activation: str,
 ) -> Tensor:
-    if mask is not None:
+    pairs = mask if mask is not None and mask.dim() == 3 else None
+    if mask is not None and pairs is None:
         # A zero key scores 0 and weighs 0, so padding costs no pass over the T x S scores.
         k = k.masked_fill(mask[:, None, :, None], 0.0)
-    if activation == "relu" and not dropout and fits(q, k):
+    if activation == "relu" and not dropout and pairs is None and fits(q, k):
         return rela_in_blocks(q, k, v, causal)
-    weights = rela_weights(q, k, None, causal, activation)
+    weights = rela_weights(q, k, pairs, causal, activation)
     if dropout:
         weights = F.dropout(weights, dropout)
     if weights.dtype == torch.float16:

@@ -15,7 +15,7 @@ from seqattn_fairseq.parity.comparison import Comparison
 from seqattn_fairseq.parity.golden import Golden
 from seqattn_fairseq.parity.modules import with_parameters
 from seqattn_fairseq.transformer.attention import AttentionLog, MultiheadAttention, Site
-from seqattn_fairseq.transformer.cache import KeyValueCache, Memory, MemoryCache
+from seqattn_fairseq.transformer.cache import BeamCache, Memory, MemoryCache
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ class AttentionCase:
         comparison.output("weights", self.layout.weights(weights))
         comparison.gradients({**self.leaves, **inputs})
 
-    def _new_cache(self, module: MultiheadAttention) -> KeyValueCache | MemoryCache:
+    def _new_cache(self, module: MultiheadAttention) -> BeamCache | MemoryCache:
         if module.site is Site.CROSS:
             return module.memory_cache(Memory(self._input("memory"), self.mask_BS))
-        return KeyValueCache()
+        return BeamCache()
 
     def _steps(self, module: MultiheadAttention, comparison: Comparison) -> None:
         query, cache = self._input("query"), self._new_cache(module)
@@ -105,7 +105,7 @@ class AttentionCase:
 
 
 def _stepped(
-    module: MultiheadAttention, cache: KeyValueCache | MemoryCache, query_BTC: Tensor
+    module: MultiheadAttention, cache: BeamCache | MemoryCache, query_BTC: Tensor
 ) -> Tensor:
     """Return the outputs of one step per position."""
     if isinstance(cache, MemoryCache):
@@ -115,15 +115,16 @@ def _stepped(
     return torch.cat(steps, dim=1)
 
 
-def _contents(cache: KeyValueCache | MemoryCache, like_BHnd: Tensor) -> tuple[Tensor, Tensor]:
+def _contents(cache: BeamCache | MemoryCache, like_BHnd: Tensor) -> tuple[Tensor, Tensor]:
     """Return the cached keys and values (B, H, S, d)."""
     if isinstance(cache, MemoryCache):
         return cache.key_BHSd, cache.value_BHSd
     nothing = like_BHnd[:, :, :0]
-    return cache.append(nothing, nothing)
+    keys, values, _ = cache.append(nothing, nothing)
+    return keys, values
 
 
-def _reorder(cache: KeyValueCache | MemoryCache, order: Tensor) -> None:
+def _reorder(cache: BeamCache | MemoryCache, order: Tensor) -> None:
     if isinstance(cache, MemoryCache):
         cache.reorder_memory(order)
     else:

@@ -30,11 +30,12 @@ from seqattn_fairseq.parity.modules import build_converted, dictionary_of, with_
 from seqattn_fairseq.transformer.attention import AttentionLog, Site, join_heads
 from seqattn_fairseq.transformer.cache import KeyValueCache, Memory
 from seqattn_fairseq.transformer.config import SIDES
-from seqattn_fairseq.transformer.layers import AttentionLayerCache, LayerPlace
+from seqattn_fairseq.transformer.layers import LayerPlace
 from seqattn_fairseq.transformer.model import SeqAttnModel
 from seqattn_fairseq.transformer.registry import get_variant, make_config
 from seqattn_fairseq.variants.muse_layers import (
     MultiScaleConvolution,
+    MuseCache,
     MuseDecoderLayer,
     MuseEncoderLayer,
 )
@@ -199,7 +200,7 @@ class _Attention:
             out = _reordered(layer.branches_step, cache, query, before, inputs["new_order"])
             comparison.output("incremental_reordered", out)
 
-    def _compare_state(self, layer: Any, cache: AttentionLayerCache, other: Comparison) -> None:
+    def _compare_state(self, layer: Any, cache: MuseCache, other: Comparison) -> None:
         keys = _values(cache.target, self.golden["input/query"].transpose(0, 1), layer.heads)
         if self.site is Site.CROSS:
             keys = (cache.cross.key_BHSd, cache.cross.value_BHSd)
@@ -214,7 +215,7 @@ class _Attention:
 
 def _reordered(
     step: Callable[[Tensor, Any], Tensor],
-    cache: AttentionLayerCache,
+    cache: MuseCache,
     x_BTC: Tensor,
     before: int,
     order_B: Tensor,

@@ -20,6 +20,7 @@ from fairseq.tasks.translation import TranslationConfig, TranslationTask
 from seqattn_fairseq.data.alignments import ALIGNMENT_FORMATS
 from seqattn_fairseq.data.words import SUBWORD_KINDS
 from seqattn_fairseq.errors import SeqAttnError, nearest
+from seqattn_fairseq.generation.generator import AligningGenerator, BeamSearchGenerator
 from seqattn_fairseq.tasks.batches import (
     Hypotheses,
     TranslatableDataset,
@@ -107,6 +108,9 @@ class SeqAttnTranslationConfig(TranslationConfig):
         None,
         "how the words are cut into subwords (default: what the data folder's corpus.json says)",
     )
+    stock_generator: bool = option(
+        False, "translate with the beam search of fairseq, which finds the same, more slowly"
+    )
     shape_buckets: int = option(
         0,
         "most shapes (source length x target length) of training batches, apart from the last "
@@ -117,6 +121,14 @@ class SeqAttnTranslationConfig(TranslationConfig):
         "record the training step of a batch shape as a CUDA graph and replay it; of use with "
         "--shape-buckets, where shapes recur",
     )
+
+
+def _own_generator(args: Any) -> dict[str, Any]:
+    """Return what makes fairseq build our generator."""
+    if not getattr(args, "print_alignment", None):
+        return {"seq_gen_cls": BeamSearchGenerator}
+    extra = {"print_alignment": args.print_alignment}
+    return {"seq_gen_cls": AligningGenerator, "extra_gen_cls_kwargs": extra}
 
 
 @register_task("seqattn_translation", dataclass=SeqAttnTranslationConfig)
@@ -374,13 +386,18 @@ class SeqAttnTranslationTask(TranslationTask):
     # ---- translation ---------------------------------------------------------------------------
 
     def build_generator(self, models: list[Any], args: Any, **kwargs: Any) -> Any:
-        """Build fairseq's generator; its hard alignments link nothing where attention is null.
+        """Build a generator: fairseq's with our search, or with its own if that is asked for.
+
+        Its hard alignments link nothing where attention is null.
 
         Raises:
             SeqAttnError: the beam is smaller than one.
         """
         if getattr(args, "beam", 1) < 1:
             raise SeqAttnError(f"--beam {args.beam} keeps no hypothesis; it must be at least 1")
+        # a stock task that serves one of our models lacks the option
+        if kwargs.get("seq_gen_cls") is None and not getattr(self.cfg, "stock_generator", False):
+            kwargs = {**kwargs, **_own_generator(args)}
         generator = super().build_generator(models, args, **kwargs)
         if getattr(generator, "extract_alignment", None) is utils.extract_hard_alignment:
             generator.extract_alignment = hard_alignment

@@ -14,7 +14,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from seqattn_fairseq.transformer.cache import KeyValueCache, Memory, MemoryCache
+from seqattn_fairseq.transformer.cache import BeamCache, Memory, MemoryCache
 from seqattn_fairseq.transformer.linear import Linear, together
 from seqattn_fairseq.transformer.padding import all_on_real_rows, on_real_rows
 
@@ -168,12 +168,17 @@ class MultiheadAttention(nn.Module):
         k, v = self._projected(memory.x_BSC, None, "kv")
         return MemoryCache(k, v, memory.padding_mask_BS)
 
-    def step_self(
-        self, x_RnC: Tensor, cache: KeyValueCache, log: AttentionLog | None = None
-    ) -> Tensor:
+    def step_self(self, x_RnC: Tensor, cache: BeamCache, log: AttentionLog | None = None) -> Tensor:
         """Return (R, n, C) for the next n positions, appending them to the cache."""
         q, k, v = self._projected(x_RnC, None, "qkv")
-        out: Tensor = self.out_proj(self._attended(q, *cache.append(k, v), None, log))
+        k, v, hidden = cache.append(k, v)
+        if log is not None:
+            log = log.through(
+                lambda weights: cache.by_position(by_hypothesis(weights, x_RnC.size(1)))
+            )
+        # the hypotheses of a sentence are more queries
+        q = q.transpose(1, 2).reshape(k.size(0), -1, *q.shape[1::2]).transpose(1, 2)
+        out: Tensor = self.out_proj(self._attended(q, k, v, hidden, log).view_as(x_RnC))
         return out
 
     def step_cross(

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -60,6 +60,16 @@ class LayerCache(ABC):
     def reorder_memory(self, order_B: Tensor) -> None:
         """Let row b of the memory-side state be the old row ``order_B[b]``."""
 
+    def move(self, order_R: Tensor, sentences: Tensor, beam: int) -> None:
+        """Let row r continue the old row ``order_R[r]`` of its sentence.
+
+        Args:
+            order_R: sentence by sentence.
+            sentences: those that stay.
+            beam: how many rows each row becomes.
+        """
+        self.reorder(order_R)
+
 
 class TargetSide(Protocol):
     """State of the target positions so far, one row per hypothesis."""
@@ -89,6 +99,13 @@ class TwoSidedCache(LayerCache, Generic[TargetT, MemoryT]):
     def reorder(self, order_R: Tensor) -> None:
         """See :class:`LayerCache`."""
         self.target.reorder(order_R)
+
+    def move(self, order_R: Tensor, sentences: Tensor, beam: int) -> None:
+        """See :class:`LayerCache`."""
+        if isinstance(self.target, BeamCache):
+            self.target.move(order_R, sentences, beam)
+        else:
+            self.target.reorder(order_R)
 
     def reorder_memory(self, order_B: Tensor) -> None:
         """See :class:`LayerCache`."""
@@ -142,6 +159,114 @@ class KeyValueCache:
         return selected
 
 
+class BeamCache:
+    """Keys and values of the target positions so far, of all hypotheses of a sentence in one row.
+
+    What the hypotheses of a sentence have in common is there once, and when one continues another
+    nothing is copied: a table says which entries are whose. Queries of all hypotheses meet all
+    entries of their sentence in one product, and a mask hides those of others.
+    """
+
+    _FIRST_CAPACITY = 128
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._group = 1
+        self._used = 0
+        self._key_BHSd: Tensor | None = None
+        self._value_BHSd: Tensor | None = None
+        # the entry of each position of each hypothesis (R, length); None while all have the same
+        self._entry_RT: Tensor | None = None
+
+    def append(self, key_RHnd: Tensor, value_RHnd: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Append n positions.
+
+        Return all keys and values, (B, H, S, d) each, and for the n positions of the hypotheses of
+        a sentence, one after another, which entries are not theirs, (B, group * n, S); None if all
+        are, but for the order of the n positions themselves.
+        """
+        new = key_RHnd.size(2)
+        start, end = self._used, self._used + self._group * new
+        self._key_BHSd = self._stored(self._key_BHSd, self._by_sentence(key_RHnd), end)
+        self._value_BHSd = self._stored(self._value_BHSd, self._by_sentence(value_RHnd), end)
+        self._used, self.length = end, self.length + new
+        hidden = None
+        if self._entry_RT is not None:
+            hidden = self._extend(start, new)
+        return self._key_BHSd[:, :, :end], self._value_BHSd[:, :, :end], hidden
+
+    def _by_sentence(self, x_RHnd: Tensor) -> Tensor:
+        """Return (B, H, group * n, d)."""
+        by_group: Tensor = x_RHnd.unflatten(0, (-1, self._group)).transpose(1, 2)
+        return by_group.flatten(2, 3)
+
+    def _stored(self, buffer: Tensor | None, new: Tensor, end: int) -> Tensor:
+        if buffer is None or buffer.size(2) < end:
+            sentences, heads, _, width = new.shape
+            capacity = max(self._FIRST_CAPACITY, 2 * end)
+            grown = new.new_empty(sentences, heads, capacity, width)
+            if buffer is not None:
+                grown[:, :, : self._used] = buffer[:, :, : self._used]
+            buffer = grown
+        buffer[:, :, self._used : end] = new
+        return buffer
+
+    def _extend(self, start: int, new: int) -> Tensor:
+        """Note the entries of n new positions; return what each of them may not see."""
+        entry, group = cast(Tensor, self._entry_RT), self._group
+        rows, past = entry.shape
+        first = torch.arange(start, start + group * new, new, device=entry.device)
+        added = first.unsqueeze(1) + torch.arange(new, device=entry.device)
+        self._entry_RT = entry = torch.cat([entry, added.repeat(rows // group, 1)], dim=1)
+        seen_RnT = entry.unsqueeze(1).expand(-1, new, -1)
+        if new > 1:
+            own = entry[:, past:].unsqueeze(2)
+            later = torch.ones(new, past + new, dtype=torch.bool, device=entry.device)
+            seen_RnT = torch.where(later.triu(past + 1), own, seen_RnT)
+        hidden = torch.ones(rows, new, self._used, dtype=torch.bool, device=entry.device)
+        hidden.scatter_(2, seen_RnT, False)
+        return hidden.view(rows // group, group * new, -1)
+
+    def by_position(self, weights_RHnS: Tensor) -> Tensor:
+        """Return (R, H, n, length) of weights (R, H, n, S) of entries."""
+        if self._entry_RT is None:
+            return weights_RHnS
+        rows, heads, new, _ = weights_RHnS.shape
+        index = self._entry_RT[:, None, None].expand(rows, heads, new, -1)
+        return weights_RHnS.gather(3, index)
+
+    def move(self, order_R: Tensor, sentences: Tensor, beam: int) -> None:
+        """See :class:`LayerCache`."""
+        if self._key_BHSd is None or self._value_BHSd is None:
+            return
+        if len(sentences) < self._key_BHSd.size(0):
+            self._key_BHSd = self._key_BHSd.index_select(0, sentences)
+            self._value_BHSd = self._value_BHSd.index_select(0, sentences)
+        self._group *= beam
+        if self._entry_RT is None and self._group > 1:
+            common = torch.arange(self.length, device=order_R.device)
+            self._entry_RT = common.repeat(order_R.numel(), 1)
+        elif self._entry_RT is not None:
+            self._entry_RT = self._entry_RT.index_select(0, order_R)
+
+    def reorder(self, order_R: Tensor) -> None:
+        """Let row r continue the old row ``order_R[r]``; from now on every row stands alone."""
+        if self._key_BHSd is None or self._value_BHSd is None:
+            return
+        self._key_BHSd = self._alone(self._key_BHSd, order_R)
+        self._value_BHSd = self._alone(self._value_BHSd, order_R)
+        self._used, self._group, self._entry_RT = self.length, 1, None
+
+    def _alone(self, buffer_BHSd: Tensor, order_R: Tensor) -> Tensor:
+        rows = buffer_BHSd[:, :, : self._used].index_select(0, order_R // self._group)
+        if self._entry_RT is not None:
+            index = self._entry_RT.index_select(0, order_R)[:, None, :, None]
+            rows = rows.gather(2, index.expand(-1, rows.size(1), -1, rows.size(3)))
+        room = rows.new_empty(*rows.shape[:2], buffer_BHSd.size(2), rows.size(3))
+        room[:, :, : self.length] = rows
+        return room
+
+
 @dataclass
 class MemoryCache:
     """Keys and values of the memory, projected once per sentence; never longer than the source."""
@@ -187,6 +312,22 @@ class DecodingState:
         self.length = 0
         self.group = group
         self._sentence_R = sentence_R
+
+    def move(self, order_R: Tensor, sentences: Tensor, beam: int = 1) -> None:
+        """Let row r continue the old row ``order_R[r]``, where sentences stay together.
+
+        Args:
+            order_R: sentence by sentence, as many rows of each as before, or ``beam`` times that.
+            sentences: those that stay, in their order.
+            beam: how many neighbours, sharing the memory, each row becomes.
+        """
+        before = self._sentence_R.numel() // self.group
+        for cache in self.layers:
+            cache.move(order_R, sentences, beam)
+            if len(sentences) < before:
+                cache.reorder_memory(sentences)
+        self._sentence_R = self._sentence_R.index_select(0, order_R)
+        self.group *= beam
 
     def reorder(self, order_R: Tensor) -> None:
         """Let row r continue the old row ``order_R[r]``; any order and length is right.

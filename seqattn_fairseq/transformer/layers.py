@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from seqattn_fairseq.transformer.attention import AttentionLog, MultiheadAttention
 from seqattn_fairseq.transformer.cache import (
-    KeyValueCache,
+    BeamCache,
     LayerCache,
     Memory,
     MemoryCache,
@@ -136,7 +136,7 @@ class EncoderLayer(ResidualLayer):
 
 
 # keys and values of the target and of the memory
-AttentionLayerCache = TwoSidedCache[KeyValueCache, MemoryCache]
+AttentionLayerCache = TwoSidedCache[BeamCache, MemoryCache]
 
 
 class DecoderLayer(ResidualLayer):
@@ -178,7 +178,7 @@ class DecoderLayer(ResidualLayer):
 
     def new_cache(self, memory: Memory) -> tuple[AttentionLayerCache, Memory]:
         """See :class:`DecoderBlock`."""
-        return TwoSidedCache(KeyValueCache(), self.encoder_attn.memory_cache(memory)), memory
+        return TwoSidedCache(BeamCache(), self.encoder_attn.memory_cache(memory)), memory
 
     def step(
         self, x_RnC: Tensor, cache: AttentionLayerCache, log: AttentionLog | None = None

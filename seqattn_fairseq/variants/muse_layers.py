@@ -31,10 +31,12 @@ from seqattn_fairseq.transformer.config import (
     stack_config,
 )
 from seqattn_fairseq.transformer.dropout import Dropout, active_rate
-from seqattn_fairseq.transformer.layers import AttentionLayerCache
 from seqattn_fairseq.transformer.linear import Linear
 from seqattn_fairseq.transformer.norms import make_norm
 from seqattn_fairseq.transformer.padding import on_real_rows, put_back, real_rows, taken
+
+# keys and values of the target, which the convolution reads, too, and those of the memory
+MuseCache = TwoSidedCache[KeyValueCache, MemoryCache]
 
 
 class MultiScaleConvolution(nn.Module):
@@ -320,7 +322,7 @@ class MuseDecoderLayer(ParallelLayer):
         return put_back(out, rows, x_BTC)
 
     def branches_step(
-        self, x_RnC: Tensor, cache: AttentionLayerCache, log: AttentionLog | None = None
+        self, x_RnC: Tensor, cache: MuseCache, log: AttentionLog | None = None
     ) -> Tensor:
         """Return the sum of all branches at the next n positions, and append them to the cache."""
         q, k, v, memory_q, hidden = self.inputs(x_RnC)
@@ -362,12 +364,10 @@ class MuseDecoderLayer(ParallelLayer):
         out = self.residual(x_BTC, lambda x: self.branches(x, padding_mask_BT, cross, log))
         return out, memory
 
-    def new_cache(self, memory: Memory) -> tuple[AttentionLayerCache, Memory]:
+    def new_cache(self, memory: Memory) -> tuple[MuseCache, Memory]:
         """See :class:`DecoderBlock`."""
         return TwoSidedCache(KeyValueCache(), self.memory_cache(memory)), memory
 
-    def step(
-        self, x_RnC: Tensor, cache: AttentionLayerCache, log: AttentionLog | None = None
-    ) -> Tensor:
+    def step(self, x_RnC: Tensor, cache: MuseCache, log: AttentionLog | None = None) -> Tensor:
         """Return the output (R, n, C) for the next n target positions."""
         return self.residual(x_RnC, lambda x: self.branches_step(x, cache, log))
