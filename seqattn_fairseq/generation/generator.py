@@ -9,6 +9,7 @@ from fairseq.search import BeamSearch
 from fairseq.sequence_generator import SequenceGenerator, SequenceGeneratorWithAlignment
 from torch import Tensor
 
+from seqattn_fairseq.errors import SeqAttnError
 from seqattn_fairseq.generation.search import Hypothesis, Search, Task
 from seqattn_fairseq.generation.stepping import Stepping
 from seqattn_fairseq.generation.words import Rules
@@ -65,7 +66,11 @@ class _OwnSearch(SequenceGenerator):
         if self.match_source_len:
             lengths = net_input["src_lengths"]
             longest = int(lengths.max())
-        assert self.min_len <= longest, "min_len cannot be larger than max_len"
+        if self.min_len > longest:
+            raise SeqAttnError(
+                f"--min-len {self.min_len} is more than the words that a translation may have here "
+                f"({longest}, see --max-len-a and --max-len-b); lower it or raise them"
+            )
         rules = Rules(
             self.pad,
             self.unk,

@@ -86,7 +86,15 @@ HINT = " (SEQATTN_TRACEBACK=1 shows the traceback)"
         ("--tokenizer seqattn_text", "--tokenizer seqattn_text needs --seqattn-text-chain FILE"),
         ("--tokenizer seqattn_text --seqattn-text-chain .", f".: Is a directory{HINT}"),
         ("--beam 0", "--beam 0 keeps no hypothesis; it must be at least 1"),
-        ("--min-len 99", f"min_len cannot be larger than max_len, please adjust these!{HINT}"),
+        (
+            "--min-len 99",
+            "--min-len 99 is more than the words that a translation may have here (12, see "
+            "--max-len-a and --max-len-b); lower it or raise them",
+        ),
+        (
+            "--min-len 99 --sampling",  # fairseq's own search
+            f"min_len cannot be larger than max_len, please adjust these!{HINT}",
+        ),
     ],
 )
 def test_interactive_with_a_wrong_option(tmp_path: Path, options: str, message: str) -> None:
