@@ -92,7 +92,7 @@ HINT = " (SEQATTN_TRACEBACK=1 shows the traceback)"
             "--max-len-a and --max-len-b); lower it or raise them",
         ),
         (
-            "--min-len 99 --sampling",  # fairseq's own search
+            "--min-len 99 --sampling --nbest 5",  # fairseq's own search
             f"min_len cannot be larger than max_len, please adjust these!{HINT}",
         ),
     ],

@@ -38,7 +38,9 @@ def decided_model(variant: str, words: int, seed: int = 1) -> SeqAttnModel:
         for p in model.parameters():
             p.add_(torch.randn_like(p), alpha=0.15)
         weight = 6 * model.decoder.output_projection.weight
-        logits = model(*sample(words)["net_input"].values(), shifted(LENGTHS))[0] * 6
+        logits = (
+            model(*sample(words)["net_input"].values(), shifted(LENGTHS, vocabulary=words))[0] * 6
+        )
         # a word in five or so ends its sentence
         wanting = (logits.logsumexp(-1) - logits[..., EOS]).mean() - 1.5
         model.decoder.output_projection = torch.nn.Linear(*reversed(weight.shape))
