@@ -27,7 +27,8 @@ test-all: setup  ## every test, the long ones too
 	@$(IN_VENV) pytest -n 2 $(ARGS)
 
 benchmark: setup  ## measure on the CPU, half an hour: benchmarks/results, docs/performance.md
-	@$(IN_VENV) for part in mechanisms sparse label_smoothing adam training_step table plots; do \
+	@$(IN_VENV) for part in mechanisms sparse label_smoothing adam training_step decoding \
+		table plots; do \
 		echo "== $$part"; OMP_NUM_THREADS=1 python -m "benchmarks.$$part"; done; \
 	python -m benchmarks.check
 
