@@ -108,7 +108,7 @@ def searches(variant: str, given: dict[str, Any]) -> dict[str, Search]:
     def of(kind: type[SequenceGenerator], model: nn.Module) -> Search:
         return partial(kind([model], symbols, **options).generate, [model], given)
 
-    found = {
+    found: dict[str, Search] = {
         OURS: of(BeamSearchGenerator, model),
         STOCK: partial(_in_rows, of(SequenceGenerator, model)),
     }
