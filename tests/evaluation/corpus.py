@@ -6,7 +6,6 @@ import atexit
 import functools
 import random
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 from seqattn_fairseq.data.description import BpeDescription, CorpusDescription, Reference
 from seqattn_fairseq.data.text_chain import TextChain, TextChains
 from tests.support import toy_corpus
+from tests.support.folders import lasting_folder
 
 UNITS = ["Das", "Haus", "ist", "sch@@ ön", "Groß@@ stadt", "eine", "U-@@ Bahn", "&quot;", "alt"]
 DECODING = ["--max-len-b", "12", "--beam", "2", "--cpu"]
@@ -50,7 +50,7 @@ def data_bin() -> Path:
 
     The target is the source, so that a model learns it within seconds.
     """
-    folder = Path(tempfile.mkdtemp(prefix="ein Korpus "))
+    folder = lasting_folder("ein Korpus ")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for seed, (split, count) in enumerate({"train": 300, "valid": 21, **COUNTS}.items()):
         for side in ("src", "tgt"):

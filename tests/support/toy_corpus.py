@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from tests.support.folders import lasting_folder
+
 USER_DIR = str(Path(__file__).parents[2] / "seqattn_fairseq")  # not imported here: see above
 LETTERS = "abcdefghij"
 
@@ -171,7 +173,7 @@ class Run:
 @functools.cache
 def corpus() -> tuple[Path, Path]:
     """Return text and data-bin folders with 200 train, 13 valid and 5 test sentences."""
-    folder = Path(tempfile.mkdtemp(prefix="toy corpus "))  # every path of every test has a space
+    folder = lasting_folder("toy corpus ")  # every path of every test has a space
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for seed, (split, count) in enumerate((("train", 200), ("valid", 13), ("test", 5))):
         write_split(folder / "text" / split, sentences(count, seed))

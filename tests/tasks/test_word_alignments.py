@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import random
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from seqattn_fairseq.tasks.translation import SeqAttnTranslationConfig, SeqAttnT
 from seqattn_fairseq.tasks.word_alignments import PieceAlignments
 from tests.support import toy_corpus
 from tests.support.alignments import word_numbers, write_pharaoh
+from tests.support.folders import lasting_folder
 
 PIECES = "un@@ a@@ b@@ c d e".split()
 PARTS = {"train": 30, "train1": 20, "valid": 4}
@@ -66,7 +66,7 @@ def random_pair(dice: random.Random) -> Pair:
 @functools.cache
 def corpus() -> tuple[Path, dict[str, list[Pair]]]:
     """Return a data folder and its pairs."""
-    folder, dice = Path(tempfile.mkdtemp(prefix="word alignments ")), random.Random(1)
+    folder, dice = lasting_folder("word alignments "), random.Random(1)
     parts = {name: [random_pair(dice) for _ in range(count)] for name, count in PARTS.items()}
     dictionary = folder / "dict.txt"
     dictionary.write_text("".join(f"{piece} 9\n" for piece in PIECES))
