@@ -1,6 +1,6 @@
 """Compiles Triton kernels for GPUs that are not there: what would be launched is only built.
 
-    python -m tests.support.compiling tests.ops.kernels.specimens_NAME
+    python -m tests.support.compiling tests.ops.kernels.specimens_NAME [SPECIMEN ...]
 
 A module of specimens has ``SPECIMENS``, name -> function that calls an operation, forward and
 backward, on tensors on the CPU. Their numbers mean nothing here; launches become compilations, for
@@ -67,10 +67,11 @@ def compiling(capability: int) -> Iterator[dict[str, int]]:
         yield launched
 
 
-def main(module: str) -> None:
-    """Compile all specimens of a module; say what was compiled."""
+def main(module: str, *names: str) -> None:
+    """Compile the named specimens of a module, or all of them; say what was compiled."""
     specimens = importlib.import_module(module).SPECIMENS
-    for name, call in specimens.items():
+    for name in names or specimens:
+        call = specimens[name]
         for capability, room in CAPABILITIES.items():
             with compiling(capability) as launched:
                 call()
@@ -82,4 +83,4 @@ def main(module: str) -> None:
 
 if __name__ == "__main__":
     assert os.environ.get("TRITON_INTERPRET") != "1", "the interpreter does not compile"
-    main(sys.argv[1])
+    main(*sys.argv[1:])
