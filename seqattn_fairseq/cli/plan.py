@@ -93,6 +93,7 @@ def _add_fairseq_options(group: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan and print."""
+    _check_numbers(args)
     if args.calibrate and not (args.words or args.arch):
         here = target("auto", cpu=False).here
         assert here is not None
@@ -108,6 +109,13 @@ def run(args: argparse.Namespace) -> int:
     found = predict(planned.subject, planned.dtype, shape, planned.device.capacity, known, here)
     print(_as_json(planned, found) if args.json else _as_table(planned, found))
     return 0
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    for name in ("source_length", "target_length", "memory", *_NEEDED):
+        value = getattr(args, name)
+        if value is not None and value <= 0:
+            raise SeqAttnError(f"--{name.replace('_', '-')} {value:g}: must be more than 0")
 
 
 def _planned(args: argparse.Namespace) -> _Planned:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import torch
 from fairseq.search import BeamSearch
 from fairseq.sequence_generator import SequenceGenerator, SequenceGeneratorWithAlignment
 from torch import Tensor
@@ -23,6 +24,7 @@ class _OwnSearch(SequenceGenerator):
 
     _said = False
 
+    @torch.no_grad()
     def _generate(
         self,
         sample: dict[str, Any],

@@ -215,7 +215,7 @@ class ShapeBuckets(BaseWrapperDataset):
         shapes = {(len(batch), *self._padded[batch[0]]) for batch in batches}
         shares = share_of_padding(self._sizes, batches, lambda batch: self._padded[batch[0]])
         logger.info(
-            f"{len(batches):,} training batches of {len(shapes):,} shapes; padding is "
+            f"training batches: {len(batches):,}, shapes: {len(shapes):,}; padding is "
             f"{shares[0]:.1%} of the source positions and {shares[1]:.1%} of the target positions"
         )
 

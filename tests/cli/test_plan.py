@@ -101,6 +101,8 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
         ([*RECIPE, "common.amp=true"], "cannot be planned"),
         ([*RECIPE, "dataset.max_tokens=null"], "needs dataset.max_tokens"),
         ([*RECIPE, "dataset.max_tokens=null", "batch.tokens=null"], "how large is a batch"),
+        ([*ARCH, "--source-length", "0"], "--source-length 0: must be more than 0"),
+        ([*ARCH, "--memory", "-1"], "--memory -1: must be more than 0"),
     ],
 )
 def test_what_is_refused(words: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -364,7 +364,7 @@ def test_a_training_logs_padding_and_resumes_within_an_epoch(tmp_path: Path) -> 
         states.append(torch.load(tmp_path / folder / "checkpoint_last.pt", weights_only=False))
     for name, value in states[0]["model"].items():
         assert torch.equal(states[1]["model"][name], value), name
-    assert "training batches of" in logs[0]
+    assert "training batches:" in logs[0]
     line = next(x for x in logs[0].splitlines() if "| epoch 001 |" in x or "epoch 001 | loss" in x)
     assert "source_padding 0." in line and "target_padding 0." in line
     valid = next(x for x in logs[0].splitlines() if "valid on 'valid'" in x)
@@ -381,7 +381,7 @@ def test_two_ranks_train_like_one_with_twice_the_passes(tmp_path: Path) -> None:
         run = tmp_path / str(ranks)
         freq = f"optimization.update_freq=[{2 // ranks}]"
         (result, *_) = support.train(ranks, run, recipes, *words, freq)
-        assert "training batches of" in result.stdout + result.stderr
+        assert "training batches:" in result.stdout + result.stderr
         found.append(support.state(run)["model"])
     for name, value in found[0].items():
         assert torch.equal(found[1][name], value), name
